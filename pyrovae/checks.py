@@ -1,0 +1,133 @@
+"""Checks of the data a user hands in. Each failure says what was expected, what came, where, and what to do.
+
+They are plain ``if`` and ``raise``, so ``python -O`` does not switch them off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+_trusted: ContextVar[bool] = ContextVar("pyrovae_trusted", default=False)
+
+_WORDS = (
+    (constraints.boolean, "0 or 1"),
+    (constraints.unit_interval, "a number from 0 to 1"),
+    (constraints.nonnegative_integer, "a whole number 0, 1, 2, ..."),
+    (constraints.positive, "a number above 0"),
+    (constraints.nonnegative, "a number of at least 0"),
+    (constraints.real, "a finite number"),
+)
+
+
+def words(support: constraints.Constraint) -> str:
+    """A constraint in words, for messages.
+
+    >>> words(constraints.boolean)
+    '0 or 1'
+    """
+    for constraint, text in _WORDS:
+        if str(constraint) == str(support):
+            return text
+    return f"a value in {support}"
+
+
+@contextmanager
+def trusted() -> Iterator[None]:
+    """Inside: values are not looked at again, because the caller has checked them all. Shapes still are."""
+    token = _trusted.set(True)
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+def as_rows(values: Any, event_shape: Sequence[int], name: str = "x", like: Tensor | None = None) -> Tensor:  # noqa: ANN401
+    """``values`` (tensor, array, data frame, nested list) as a tensor of shape ``(N, *event_shape)``.
+
+    ``like`` gives the dtype and device of the result. Raises ValueError for no rows, another shape, or values
+    that are not real numbers.
+    """
+    if not isinstance(values, Tensor):
+        try:
+            values = torch.as_tensor(values.to_numpy() if hasattr(values, "to_numpy") else values)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"{name}: expected numbers of shape (N, {_inside(event_shape)}), got {type(values).__name__} "
+                f"that does not convert to a tensor ({error}). Encode text and categories as numbers first."
+            ) from error
+    if values.is_complex() or values.is_quantized:
+        raise ValueError(f"{name}: expected real numbers (float, integer or bool), got dtype {values.dtype}")
+    if tuple(values.shape[1:]) != tuple(event_shape) or values.ndim == 0:
+        raise ValueError(
+            f"{name}: expected shape (N, {_inside(event_shape)}), got {tuple(values.shape)}. "
+            f"{_reshape_advice(values, event_shape)}"
+        )
+    if len(values) == 0:
+        raise ValueError(f"{name}: expected at least one row, got none (shape {tuple(values.shape)})")
+    return values if like is None else values.to(dtype=like.dtype, device=like.device)
+
+
+def check_values(
+    values: Tensor,
+    support: constraints.Constraint,
+    *,
+    name: str = "x",
+    owner: str = "",
+    remedy: str = "",
+    columns: Sequence[str] | None = None,
+) -> None:
+    """Raise a ValueError that names row, column and value unless all of ``values`` are finite and in ``support``.
+
+    ``owner`` is who expects it (a likelihood's name), ``remedy`` what the user can do.
+    """
+    if _trusted.get() or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return
+    wrong = ~(support.check(values) & torch.isfinite(values))
+    if not wrong.any():
+        return
+    row, *cell = wrong.nonzero()[0].tolist()
+    column = repr(columns[cell[0]]) if columns and len(cell) == 1 else cell[0] if len(cell) == 1 else tuple(cell)
+    expected = f"expected {words(support)}" + (f" ({owner})" if owner else "")
+    value = values[(row, *cell)].item()
+    if value != value:
+        remedy = "Fill in or drop missing values first."
+    raise ValueError(
+        f"{name}: {expected}, got {value:g} at row {row}, column {column} "
+        f"({int(wrong.sum())} of {values.numel()} values are outside). {remedy}".rstrip()
+    )
+
+
+def check_same_support(prior: Distribution, posterior: Distribution) -> None:
+    """Raise a ValueError that names both supports unless prior and posterior live on the same one."""
+    ours, theirs = (_base(d.support) for d in (prior, posterior))
+    if str(ours) != str(theirs):
+        raise ValueError(
+            f"the prior lives on {ours} and the posterior on {theirs}: expected one support for both. "
+            "Choose a posterior with the prior's support, or transform one of them."
+        )
+
+
+def _base(support: constraints.Constraint) -> constraints.Constraint:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def _inside(event_shape: Sequence[int]) -> str:
+    return ", ".join(str(size) for size in event_shape)
+
+
+def _reshape_advice(values: Tensor, event_shape: Sequence[int]) -> str:
+    size = torch.Size(event_shape).numel()
+    if values.ndim and tuple(values.shape) == tuple(event_shape):
+        return "For a single row, add the row dimension: x[None]."
+    if values.ndim and len(values) and values[0].numel() == size:
+        return f"Each row has the right number of values: x.reshape(-1, {_inside(event_shape)})."
+    return "Each row must have one value for each element of event_shape."

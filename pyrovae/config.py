@@ -1,0 +1,108 @@
+"""Settings: the one source of defaults, of command-line flags and of the saved ``config.json``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a VAE is trained."""
+
+    elbo: str = "elbo"
+    """Estimator: elbo, mean_field_elbo, graph_elbo or enum_elbo."""
+    num_particles: int = 1
+    """Draws from the posterior for each row and step."""
+    epochs: int = 100
+    """Passes over the training rows, at most."""
+    batch_size: int = 128
+    """Rows a step; a last batch of a single row joins the one before it."""
+    lr: float = 1e-3
+    """Learning rate of the first epoch."""
+    optimizer: str = "adam"
+    """adam, adamw, adamax, rmsprop or sgd; arguments as in "adam(weight_decay=0.01)"."""
+    schedule: str = "constant"
+    """Learning rate over the epochs: constant, linear, cosine or "exponential(rate=0.99)"."""
+    clip_norm: float | None = None
+    """Greatest norm of the whole gradient; longer ones are shortened to it."""
+    beta: float = 1.0
+    """Weight of the KL term (plain ELBOs only); 0 is an autoencoder with noise."""
+    warmup: float = 0.0
+    """Epochs over which the weight of the KL term rises from 0 to beta."""
+    patience: int | None = None
+    """Stop after this many epochs without a better validation figure, and keep the best weights."""
+    seed: int = 0
+    """Seed of the batches and of the draws."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda or cuda:1."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "num_particles", "epochs", "batch_size")
+        _at_least(self, 0, "beta", "warmup", "seed")
+        if self.patience is not None:
+            _at_least(self, 1, "patience")
+        for name in ("lr", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name}: expected a finite number above 0, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the VAE is made of; "auto" suits the data."""
+
+    latent_dim: int = 16
+    """Length of z."""
+    prior: str = "normal"
+    """Prior p(z): see `pyrovae list`."""
+    likelihood: str = "auto"
+    """Likelihood p(x | z): see `pyrovae list`; "auto" is bernoulli for 0/1 data, continuous_bernoulli for data in
+    [0, 1], gaussian for real data."""
+    posterior: str = "normal"
+    """Posterior q(z | x): see `pyrovae list`."""
+    encoder: str = "mlp"
+    """Network of the posterior: mlp or conv; arguments as in "mlp(hidden=[500, 500], activation=tanh)"."""
+    decoder: str = "mlp"
+    """Network of the likelihood: mlp or conv."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "latent_dim")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the data come from and how they are read."""
+
+    data_root: str = "data"
+    """Folder with downloaded data sets, in torchvision's layout."""
+    binarize: str = "auto"
+    """none, static, dynamic or threshold; "auto" is dynamic for grey images."""
+    standardize: bool = True
+    """Bring the columns of a real table to mean 0 and sd 1 on the training rows."""
+    label: str | None = None
+    """Column of a .csv or .parquet file that holds labels, not data."""
+
+
+@dataclass(frozen=True)
+class Evaluating:
+    """How the trained VAE is judged."""
+
+    num_samples: int = 1000
+    """Importance samples a row for log p(x)."""
+    export_rows: int = 200
+    """Test rows in inference_data.nc."""
+    export_draws: int = 100
+    """Draws a row in inference_data.nc."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 2, "num_samples", "export_draws")
+        _at_least(self, 1, "export_rows")
+
+
+def _at_least(config: object, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not least <= value < float("inf"):
+            raise ValueError(f"{name}: expected a number of at least {least}, got {value!r}")

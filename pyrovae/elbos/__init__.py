@@ -1,0 +1,49 @@
+"""ELBO estimators by name, and the per-row terms of which every one of them is made.
+
+Any object of `pyro.infer` works where a name does. Pyro's own are re-exported where they are right; its RenyiELBO
+(wrong under subsampling) and TraceTailAdaptive_ELBO (ranks wrongly) are not.
+"""
+
+from collections.abc import Callable
+
+from pyro.infer import (
+    ELBO,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+    TraceTailAdaptive_ELBO,
+)
+
+from pyrovae.elbos.kl_weight import KLWeight
+from pyrovae.elbos.terms import Split, Terms, terms
+from pyrovae.registry import choose
+
+__all__ = ["FAMILY", "KLWeight", "Split", "Terms", "is_regularizable", "make", "terms"]
+
+FAMILY: dict[str, Callable[..., ELBO]] = {
+    "elbo": Trace_ELBO,
+    "mean_field_elbo": TraceMeanField_ELBO,
+    "graph_elbo": TraceGraph_ELBO,
+    "enum_elbo": TraceEnum_ELBO,
+}
+
+
+def make(value: str | ELBO, num_particles: int = 1) -> ELBO:
+    """An estimator from its name, with ``num_particles`` drawn at once; a Pyro ELBO object passes through.
+
+    Raises:
+        ValueError: for an unknown name, or an object together with ``num_particles``.
+    """
+    if isinstance(value, ELBO):
+        if num_particles not in (1, value.num_particles):
+            raise ValueError(f"num_particles: the ELBO object has {value.num_particles}, got {num_particles} besides")
+        return value
+    name = choose(value, FAMILY, "elbo")
+    return FAMILY[name](num_particles=num_particles, vectorize_particles=num_particles > 1, max_plate_nesting=1)
+
+
+def is_regularizable(elbo: ELBO) -> bool:
+    """Whether beta and KL warm-up mean something: for the plain ELBO they do, for other bounds they do not."""
+    plain = isinstance(elbo, Trace_ELBO | TraceGraph_ELBO | TraceEnum_ELBO)
+    return plain and not isinstance(elbo, TraceTailAdaptive_ELBO)

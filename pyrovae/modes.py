@@ -1,0 +1,46 @@
+"""What a library function must leave as it found it: module modes, random state, param store, validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pyro
+import torch
+from torch import nn
+
+
+@contextmanager
+def training(module: nn.Module) -> Iterator[None]:
+    """Inside: training mode. Afterwards every submodule has its own mode back."""
+    modes = {m: m.training for m in module.modules()}
+    module.train()
+    try:
+        yield
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Inside: evaluation mode and no gradients. Afterwards every submodule has its own mode back."""
+    with training(module), torch.no_grad():
+        module.eval()
+        yield
+
+
+@contextmanager
+def isolated(seed: int | None, *, validation: bool | None = None) -> Iterator[None]:
+    """Inside: a fresh param store, and random numbers from ``seed``. The user's own are as before afterwards.
+
+    ``seed=None`` draws from the user's own stream; ``validation`` switches Pyro's checks on or off inside.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(pyro.get_param_store().scope())
+        if validation is not None:
+            stack.enter_context(pyro.validation_enabled(validation))
+        if seed is not None:
+            stack.enter_context(torch.random.fork_rng())
+            torch.manual_seed(seed)
+        yield

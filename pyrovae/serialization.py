@@ -1,0 +1,118 @@
+"""Save and load: one safetensors file that holds the tensors and, as JSON, how to build the model. No pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from pyrovae import likelihoods, networks, posteriors, priors, registry
+from pyrovae.piece import Piece
+from pyrovae.vae import VAE
+
+FILE_NAME = "model.safetensors"
+_FAMILIES = {
+    "prior": priors.FAMILY,
+    "likelihood": likelihoods.FAMILY,
+    "posterior": posteriors.FAMILY,
+    "encoder": networks.ENCODERS,
+    "decoder": networks.DECODERS,
+}
+
+
+def describe(vae: VAE) -> dict[str, Any]:
+    """How to build ``vae`` again, as JSON: sizes and, for each part of the library's own, its name and arguments.
+
+    A part of the user's own stands there as ``{"custom": its class}``: its code is not saved.
+    """
+    parts = {
+        "prior": vae.prior.piece,
+        "likelihood": vae.likelihood.piece,
+        "posterior": vae.posterior.piece,
+        "encoder": vae.posterior.network,
+        "decoder": vae.likelihood.network,
+    }
+    described = {
+        kind: registry.config(part, _FAMILIES[kind]) or {"custom": f"{type(part).__module__}.{type(part).__qualname__}"}
+        for kind, part in parts.items()
+    }
+    sizes = {
+        "event_shape": list(vae.event_shape),
+        "latent_dim": vae.latent_dim,
+        "condition_dim": vae.condition_dim,
+    }
+    return {**sizes, **described}
+
+
+def save(vae: VAE, path: str | os.PathLike[str]) -> Path:
+    """Write ``vae`` to a ``.safetensors`` file, or to ``model.safetensors`` in a folder; returns the file's path.
+
+    The file appears under its name only when it is whole.
+    """
+    file = _file(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    header = {**describe(vae), "dtype": str(vae.like.dtype).removeprefix("torch."), "training": vae.training}
+    part = file.with_name(file.name + ".part")
+    save_model(vae, str(part), metadata={"pyrovae": json.dumps(header)})
+    part.replace(file)
+    return file
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    prior: Piece | TorchDistribution | None = None,
+    likelihood: Piece | None = None,
+    posterior: Piece | None = None,
+    encoder: nn.Module | None = None,
+    decoder: nn.Module | None = None,
+) -> VAE:
+    """Read a VAE from a file or folder that `save` wrote, on any device; its numbers are those of the saved one.
+
+    Args:
+        path: the file, or the folder (such as a run's) that holds ``model.safetensors``.
+        device: where to put it.
+        prior, likelihood, posterior, encoder, decoder: parts of your own, made as they were before training.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: for a file that is damaged, is not pyrovae's, or needs a part of your own.
+    """
+    file = _file(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file. Expected a model that pyrovae.save wrote.")
+    try:
+        with safe_open(str(file), "pt") as opened:
+            header = json.loads((opened.metadata() or {})["pyrovae"])
+    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+        raise ValueError(
+            f"{file}: expected a model that pyrovae.save wrote, got an unreadable file ({error})"
+        ) from error
+    given = dict(prior=prior, likelihood=likelihood, posterior=posterior, encoder=encoder, decoder=decoder)
+    parts: dict[str, Any] = {}
+    for kind, family in _FAMILIES.items():
+        custom = header[kind].get("custom")
+        if custom and given[kind] is None:
+            raise ValueError(f"{file}: its {kind} is a {custom}, not one of pyrovae's: pass load(..., {kind}=...)")
+        parts[kind] = given[kind] if given[kind] is not None else registry.make(header[kind], family, kind)
+    sizes = {key: header[key] for key in ("event_shape", "latent_dim", "condition_dim")}
+    with torch.random.fork_rng():
+        vae = VAE(**sizes, **parts).to(getattr(torch, header["dtype"]))
+    try:
+        load_model(vae, str(file))
+    except RuntimeError as error:
+        raise ValueError(f"{file}: its tensors do not fit the model ({error})") from error
+    return vae.to(device).train(header["training"])
+
+
+def _file(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    return path if path.suffix == ".safetensors" else path / FILE_NAME

@@ -1,0 +1,56 @@
+"""Shuffled batches of rows that lie in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+Transform = Callable[[Tensor, torch.Generator], Tensor]
+"""From a batch of rows and a generator to the data of one step, such as a fresh binarization."""
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def bounds(rows: int, batch_size: int) -> list[tuple[int, int]]:
+    """First and one-past-last row of each batch. A last batch of a single row joins the one before it.
+
+    A single row has no variance over its batch, so BatchNorm could not be trained on it.
+
+    >>> bounds(7, 3)
+    [(0, 3), (3, 7)]
+    >>> bounds(8, 3)
+    [(0, 3), (3, 6), (6, 8)]
+    """
+    starts = list(range(0, rows, batch_size))
+    if len(starts) > 1 and rows - starts[-1] == 1 and batch_size > 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], rows], strict=True))
+
+
+def check_batch_norm(module: nn.Module, rows: int, batch_size: int) -> None:
+    """Raise a ValueError if ``module`` has BatchNorm and would be given a batch of a single row."""
+    if min(rows, batch_size) > 1:
+        return
+    for name, layer in module.named_modules():
+        if isinstance(layer, BATCH_NORMS):
+            raise ValueError(
+                f"{name} is a {type(layer).__name__}, which needs batches of at least 2 rows to train on, got batches "
+                f"of 1 ({rows} rows, batch_size {batch_size}). Use more rows, a larger batch_size, or LayerNorm."
+            )
+
+
+def shuffled(
+    x: Tensor,
+    condition: Tensor | None,
+    batch_size: int,
+    generator: torch.Generator,
+    transform: Transform | None = None,
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Every row once, in an order drawn from ``generator``, each batch through ``transform``."""
+    order = torch.randperm(len(x), generator=generator).to(x.device)
+    for first, last in bounds(len(x), batch_size):
+        rows = order[first:last]
+        batch = x[rows] if transform is None else transform(x[rows], generator)
+        yield batch, None if condition is None else condition[rows]

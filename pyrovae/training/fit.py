@@ -1,0 +1,230 @@
+"""Fit a VAE to rows that lie in memory."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from pyro.infer import ELBO, SVI, Trace_ELBO
+from torch import Tensor
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from pyrovae import elbos
+from pyrovae.checks import as_rows, trusted
+from pyrovae.config import Training
+from pyrovae.elbos import KLWeight, Split
+from pyrovae.modes import evaluating, isolated, training
+from pyrovae.serialization import save
+from pyrovae.training import history, optimizers, schedules
+from pyrovae.training.batches import Transform, bounds, check_batch_norm, shuffled
+from pyrovae.training.best import Best
+from pyrovae.training.history import EpochMean, Row
+from pyrovae.training.optimizers import Joint
+from pyrovae.vae import VAE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Callback = Callable[[VAE, Row], bool | None]
+VALIDATION_ROWS = 1024
+"""Rows that are validated at once: more than a training batch, because no gradient is kept."""
+
+
+def fit(
+    vae: VAE,
+    x: Tensor,
+    condition: Tensor | None = None,
+    *,
+    validation: Tensor | None = None,
+    validation_condition: Tensor | None = None,
+    transform: Transform | None = None,
+    elbo: str | ELBO = Training.elbo,
+    num_particles: int = Training.num_particles,
+    epochs: int = Training.epochs,
+    batch_size: int = Training.batch_size,
+    lr: float = Training.lr,
+    optimizer: str | Callable[..., Optimizer] = Training.optimizer,
+    schedule: str | schedules.Schedule = Training.schedule,
+    clip_norm: float | None = Training.clip_norm,
+    beta: float = Training.beta,
+    warmup: float = Training.warmup,
+    patience: int | None = Training.patience,
+    seed: int = Training.seed,
+    device: str = Training.device,
+    checkpoint: str | os.PathLike[str] | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+) -> pd.DataFrame:
+    r"""Train ``vae`` on rows ``x`` with Pyro's SVI; returns the history, one row an epoch.
+
+    Each step maximises a bound on :math:`\sum_n \log p(x_n)` over a batch. All of it happens in the model's own
+    parameter scope: the param store, the random state and the validation setting of the user are as before
+    afterwards. The model stays on the device that it was trained on.
+
+    Args:
+        vae: the model; its parameters are updated in place.
+        x: data ``(N, *event_shape)``: tensor, array or data frame.
+        condition: ``(N, condition_dim)``, for a conditional VAE.
+        validation: rows on which each epoch is judged, always by the ELBO with one draw a row, the same draws at each
+            epoch. With them the best epoch's weights are those that the model has at the end.
+        validation_condition: the condition of the validation rows.
+        transform: makes a batch of ``x`` into data, with a generator, at each step: such as dynamic binarization.
+        elbo: a name from `pyrovae.elbos`, or any Pyro ELBO object.
+        num_particles: draws for each row and step.
+        epochs, batch_size, lr: as usual. A last batch of a single row joins the one before it.
+        optimizer: a name, or a constructor ``(params, lr=...)``.
+        schedule: a name, or a function from (epoch, epochs) to a factor of lr.
+        clip_norm: the greatest norm of the gradient of the loss, which is summed over the batch.
+        beta: weight of the KL term; 0 leaves reconstruction alone. Refused for bounds that are not the plain ELBO.
+        warmup: epochs over which that weight rises from 0.
+        patience: epochs without a better validation figure (reconstruction - beta kl), counted from the end of the
+            warm-up, after which to stop.
+        seed: of the batches and the draws. Parameters are initialised when the VAE is made, by ``torch.manual_seed``.
+        device: "auto" takes a GPU where there is one.
+        checkpoint: a folder; ``last.safetensors`` is written there after each epoch and ``best.safetensors`` at each
+            best one.
+        callbacks: called as ``callback(vae, row)`` after each epoch; True from any of them ends training.
+        progress: show a progress bar.
+
+    Returns:
+        A DataFrame indexed by epoch (1, 2, ...): elbo, reconstruction and kl at the draws that training used, in nats
+        a row; objective, what the estimator reports (for an importance-weighted bound or beta other than 1 it is not
+        the elbo); beta, lr, validation_elbo, validation_reconstruction, validation_kl and seconds. ``attrs`` holds
+        best_epoch, seed, device, elbo and stopped ("epochs", "patience" or "callback").
+
+    Raises:
+        ValueError: before the first step, for data outside the support, wrong shapes, or settings that do not fit.
+        FloatingPointError: when the loss is not finite any more.
+
+    >>> vae = VAE((4,), 2, likelihood="gaussian")
+    >>> fit(vae, torch.randn(50, 4), epochs=2, progress=False).index.tolist()
+    [1, 2]
+    """
+    settings = Training(
+        elbo=elbo if isinstance(elbo, str) else type(elbo).__name__, num_particles=num_particles, epochs=epochs,
+        batch_size=batch_size, lr=lr, clip_norm=clip_norm, beta=beta, warmup=warmup, patience=patience, seed=seed,
+        device=device,
+    )  # fmt: skip
+    estimator = elbos.make(elbo, num_particles)
+    weighted = beta != 1 or warmup > 0
+    if weighted and not elbos.is_regularizable(estimator):
+        raise ValueError(
+            f"beta and warmup weigh the KL term of the plain ELBO; {settings.elbo} has no such term. Expected beta=1 "
+            f"and warmup=0, got beta={beta} and warmup={warmup}. Or choose elbo='elbo'."
+        )
+    if patience is not None and validation is None:
+        raise ValueError("patience: expected validation rows to judge by, got none: pass validation=")
+    factor = schedules.make(schedule)
+    vae.to(find_device(device))
+    x, condition = _checked(vae, x, condition, transform)
+    if validation is not None:
+        validation, validation_condition = _checked(vae, validation, validation_condition)
+    check_batch_norm(vae, len(x), batch_size)
+    vae.likelihood.initialize(x)
+    _look(vae, x, condition, transform, batch_size, seed)
+
+    split = Split(vae.model, vae.guide)
+    weight = KLWeight(beta)
+    model, guide = (weight(split.model), weight(split.guide)) if weighted else (split.model, split.guide)
+    joint = Joint(optimizers.make(optimizer, vae.parameters(), lr), clip_norm)
+    svi = SVI(model, guide, joint, estimator)
+    best = Best(vae, beta, patience, warmup)
+    steps = len(bounds(len(x), batch_size))
+    rows: list[Row] = []
+    stopped = "epochs"
+    with ExitStack() as stack:
+        stack.enter_context(isolated(seed, validation=False))
+        stack.enter_context(training(vae))
+        stack.callback(best.restore)
+        if transform is None:
+            # All rows are checked; what a transform makes is checked at each step.
+            stack.enter_context(trusted())
+        bar = stack.enter_context(tqdm(total=epochs * steps, disable=not progress, unit="step"))
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        for epoch in range(epochs):
+            begin = time.perf_counter()
+            rate = lr * factor(epoch, epochs)
+            joint.set_lr(rate)
+            mean = EpochMean()
+            for i, (batch, c) in enumerate(shuffled(x, condition, batch_size, generator, transform)):
+                weight.weight = schedules.kl_weight(beta, warmup, epoch + i / steps)
+                loss = svi.step(batch, c)
+                if not math.isfinite(loss):
+                    raise FloatingPointError(
+                        f"expected a finite loss, got {loss} at epoch {epoch + 1}, step {i + 1}. The model has the "
+                        f"weights of epoch {best.epoch} back. Try a lower lr (now {rate:g}) or clip_norm."
+                    )
+                mean.add(len(batch), -loss, split.take())
+                bar.update()
+            row: Row = {"epoch": epoch + 1, **mean.row(), "beta": weight.weight, "lr": rate}
+            if validation is not None:
+                row |= _validate(vae, validation, validation_condition, batch_size, seed)
+            row["seconds"] = time.perf_counter() - begin
+            rows.append(row)
+            bar.set_postfix_str(_postfix(row, epochs))
+            improved = best.see(row)
+            if checkpoint is not None:
+                save(vae, Path(checkpoint) / "last.safetensors")
+                if improved:
+                    save(vae, Path(checkpoint) / "best.safetensors")
+            if any([callback(vae, row) for callback in callbacks]):
+                stopped = "callback"
+                break
+            if best.exhausted:
+                stopped = "patience"
+                break
+    return history.frame(
+        rows, best_epoch=best.epoch, seed=seed, device=str(x.device), elbo=settings.elbo, stopped=stopped
+    )
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name; "auto" is a GPU where there is one. ValueError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: expected auto, cpu, or a GPU that torch finds, got {name!r} ({error})") from error
+
+
+def _checked(
+    vae: VAE, x: Tensor, condition: Tensor | None, transform: Transform | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Data and condition on the model's device, every value checked unless a transform makes others of them."""
+    x = vae.check(x) if transform is None else as_rows(x, vae.event_shape, like=vae.like)
+    return x, vae.check_condition(condition, len(x))
+
+
+def _look(
+    vae: VAE, x: Tensor, condition: Tensor | None, transform: Transform | None, batch_size: int, seed: int
+) -> None:
+    """One ELBO of a first batch with all of Pyro's checks on, because training runs without them."""
+    with isolated(seed, validation=True), evaluating(vae):
+        generator = torch.Generator().manual_seed(seed)
+        batch, c = next(shuffled(x, condition, batch_size, generator, transform))
+        Trace_ELBO().loss(vae.model, vae.guide, batch, c)
+
+
+def _validate(vae: VAE, x: Tensor, condition: Tensor | None, batch_size: int, seed: int) -> Row:
+    """Mean ELBO and its split on the validation rows, with the same draws at each call."""
+    mean = EpochMean()
+    with isolated(seed), evaluating(vae), trusted():
+        for first, last in bounds(len(x), max(batch_size, VALIDATION_ROWS)):
+            c = None if condition is None else condition[first:last]
+            terms = elbos.terms(vae.model, vae.guide, x[first:last], c)
+            mean.add(last - first, float(terms.log_weights.sum()), terms)
+    row = mean.row()
+    return {f"validation_{key}": row[key] for key in ("elbo", "reconstruction", "kl")}
+
+
+def _postfix(row: Row, epochs: int) -> str:
+    text = f"epoch {row['epoch']}/{epochs}, ELBO {row['elbo']:.2f}"
+    return text + (f", validation {row['validation_elbo']:.2f}" if "validation_elbo" in row else "")

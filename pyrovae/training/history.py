@@ -1,0 +1,56 @@
+"""What a fit leaves behind: one row an epoch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pyrovae.elbos import Terms
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = dict[str, float]
+
+
+class EpochMean:
+    """Means over the rows of an epoch, in nats a row; each row counts once, whatever the size of its batch."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.objective = 0.0
+        self.reconstruction: Tensor | float = 0.0
+        self.kl: Tensor | float = 0.0
+
+    def add(self, rows: int, objective: float, terms: Terms) -> None:
+        """``objective``: summed over the batch; ``terms``: (..., rows), averaged here over particles."""
+        self.rows += rows
+        self.objective += objective
+        # In float64, and on the device: no rounding over many batches and no wait for a GPU.
+        self.reconstruction = self.reconstruction + _sum(terms.reconstruction)
+        self.kl = self.kl + _sum(terms.kl)
+
+    def row(self) -> Row:
+        reconstruction, kl = (float(v) / self.rows for v in (self.reconstruction, self.kl))
+        return {
+            "elbo": reconstruction - kl,
+            "reconstruction": reconstruction,
+            "kl": kl,
+            "objective": self.objective / self.rows,
+        }
+
+
+def _sum(values: Tensor) -> Tensor:
+    particles = values[..., 0].numel()
+    return values.sum(dtype=torch.float64) / particles
+
+
+def frame(rows: list[Row], **attrs: object) -> pd.DataFrame:
+    """The history as a DataFrame indexed by epoch, with ``attrs``."""
+    import pandas as pd
+
+    history = pd.DataFrame(rows).set_index("epoch")
+    history.attrs.update(attrs)
+    return history

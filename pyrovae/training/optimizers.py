@@ -1,0 +1,59 @@
+"""Torch optimizers by name, and one of them for all of a model's parameters inside Pyro's SVI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from pyro.optim import PyroOptim
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim.adamax import Adamax
+
+from pyrovae.registry import Family
+from pyrovae.registry import make as _make
+
+OPTIMIZERS: Family = {"adam": Adam, "adamw": AdamW, "adamax": Adamax, "rmsprop": RMSprop, "sgd": SGD}
+
+
+def make(value: str | Callable[..., Optimizer], params: Iterable[Tensor], lr: float) -> Optimizer:
+    """A torch optimizer from its name (fused where torch has a fused one), or from a constructor ``(params, lr=)``."""
+    params = list(params)
+    if callable(value):
+        return value(params, lr=lr)
+    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params)
+    return _make(value, OPTIMIZERS, "optimizer", params=params, lr=lr, fused=fused or None)
+
+
+class Joint(PyroOptim):
+    """A Pyro optimizer that moves all parameters with one torch optimizer.
+
+    Pyro's own makes one torch optimizer for each parameter, which costs more than the gradients of a small model, and
+    clips each parameter's gradient by its own norm. Here the norm is that of the whole gradient.
+
+    Args:
+        optimizer: a torch optimizer of the model's parameters.
+        clip_norm: the greatest norm of the gradient, or None.
+    """
+
+    def __init__(self, optimizer: Optimizer, clip_norm: float | None = None) -> None:
+        super().__init__(type(optimizer), {})
+        self.optimizer, self.clip_norm = optimizer, clip_norm
+        self.params = [p for group in optimizer.param_groups for p in group["params"]]
+        self._known = set(self.params)
+
+    def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Pyro's signature
+        strangers = [tuple(p.shape) for p in params if p not in self._known]
+        if strangers:
+            raise ValueError(
+                f"model and guide use {len(strangers)} pyro.param of shape {strangers} that is no parameter of the "
+                "VAE, so it would not be saved with it: make it an nn.Parameter of the module that uses it"
+            )
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.params, self.clip_norm)
+        self.optimizer.step()
+
+    def set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr

@@ -1,0 +1,243 @@
+"""The VAE: three conditional distributions, joined into a Pyro model and guide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from pyrovae import likelihoods, networks, posteriors, priors, registry
+from pyrovae.checks import as_rows, check_same_support, check_values
+from pyrovae.conditional import Conditional
+from pyrovae.modes import evaluating
+from pyrovae.parameters import register
+from pyrovae.piece import Piece
+
+
+class VAE(nn.Module):
+    r"""A variational autoencoder as a Pyro program.
+
+    .. math::
+        \text{model: } z_n \sim p(z), \; x_n \sim p(x \mid z_n) \qquad \text{guide: } z_n \sim q(z \mid x_n)
+
+    for rows n in the plate ``data``; sites ``z`` and ``x``. `model` and `guide` are plain Pyro functions: SVI with
+    any ELBO, Predictive, NUTS and every handler of ``pyro.poutine`` take them as they are. After Kingma & Welling
+    (2013), https://arxiv.org/abs/1312.6114, and Rezende, Mohamed & Wierstra (2014), https://arxiv.org/abs/1401.4082.
+
+    Args:
+        event_shape: the shape of one row of data, such as ``(1, 28, 28)`` or ``(13,)``.
+        latent_dim: D, the length of z.
+        prior: a name, an object from `pyrovae.priors`, any Pyro Distribution over ``(D,)``, or your own module.
+        likelihood: a name such as ``"gaussian(scale=network)"``, an object from `pyrovae.likelihoods`, or your own.
+        posterior: a name, an object from `pyrovae.posteriors`, or your own.
+        encoder: any module from ``(B, *event_shape)`` to features, or a name such as ``"conv"``; None is an MLP.
+        decoder: any module from ``(B, D)`` to features, or a name; None is an MLP.
+        condition_dim: above 0, a conditional VAE: networks are called with a second argument ``(B, condition_dim)``.
+
+    Raises:
+        ValueError: for an unknown name, sizes below 1, a network that does not take its input, a prior of another
+            shape, or a prior and a posterior on different supports.
+
+    >>> import pyro
+    >>> from pyro.infer import SVI, Trace_ELBO
+    >>> vae = VAE(event_shape=(4,), latent_dim=2, likelihood="gaussian")
+    >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
+    >>> loss = svi.step(torch.randn(100, 4))
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int,
+        *,
+        prior: str | Piece | Distribution = "normal",
+        likelihood: str | Piece = "bernoulli",
+        posterior: str | Piece = "normal",
+        encoder: nn.Module | str | None = None,
+        decoder: nn.Module | str | None = None,
+        condition_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        self.event_shape = _shape(event_shape)
+        self.latent_dim = _count(latent_dim, "latent_dim", 1)
+        self.condition_dim = _count(condition_dim, "condition_dim", 0)
+        sizes = {"event_shape": self.event_shape, "condition_dim": self.condition_dim}
+        z_shape = (self.latent_dim,)
+        encoder = registry.make(encoder or "mlp", networks.ENCODERS, "encoder", in_shape=self.event_shape, **sizes)
+        decoder = registry.make(decoder or "mlp", networks.DECODERS, "decoder", in_shape=z_shape, **sizes)
+        self.prior = Conditional(priors.make(prior), None, (), z_shape, name="prior")
+        self.likelihood = Conditional(
+            likelihoods.make(likelihood),
+            decoder,
+            z_shape,
+            self.event_shape,
+            condition_dim=condition_dim,
+            name="decoder",
+        )
+        self.posterior = Conditional(
+            posteriors.make(posterior),
+            encoder,
+            self.event_shape,
+            z_shape,
+            condition_dim=condition_dim,
+            name="encoder",
+        )
+        check_same_support(self.prior.example(), self.posterior.example())
+
+    # The probabilistic program
+
+    def model(self, x: Tensor | None = None, condition: Tensor | None = None, *, size: int | None = None) -> Tensor:
+        r"""The generative process: ``z ~ p(z)``, ``x ~ p(x | z)``; returns x, of shape ``(B, *event_shape)``.
+
+        Args:
+            x: data ``(B, *event_shape)``; None draws them.
+            condition: ``(B, condition_dim)``, where the VAE has one.
+            size: with x, the number N of rows of which x is a batch (log-densities are scaled by N/B); without x,
+                the number of rows to draw.
+
+        Raises:
+            ValueError: for data of another shape or outside the likelihood's support.
+        """
+        register(self)
+        x, condition, plate = self._rows(x, condition, size)
+        with plate:
+            z = pyro.sample("z", self.prior(condition=condition))
+            return pyro.sample("x", self.likelihood(z, condition), obs=x)
+
+    def guide(self, x: Tensor | None = None, condition: Tensor | None = None, *, size: int | None = None) -> Tensor:
+        """The amortised posterior ``z ~ q(z | x)``, or the prior where there is no x; returns z ``(B, D)``.
+
+        Takes the same arguments as `model`.
+        """
+        register(self)
+        x, condition, plate = self._rows(x, condition, size)
+        with plate:
+            q = self.prior(condition=condition) if x is None else self.posterior(x, condition)
+            return pyro.sample("z", q)
+
+    # Without inference
+
+    def encode(self, x: Tensor, condition: Tensor | None = None) -> TorchDistribution:
+        """The posterior q(z | x): batch shape ``(B,)``, event shape ``(D,)``."""
+        x, condition, _ = self._rows(x, condition, None)
+        return self.posterior(x, condition)
+
+    def decode(self, z: Tensor, condition: Tensor | None = None) -> TorchDistribution:
+        """The likelihood p(x | z) for z of shape ``(..., D)``: batch shape ``(...)``, event shape ``event_shape``."""
+        like = self.like
+        z = torch.as_tensor(z).to(dtype=like.dtype, device=like.device)
+        if z.ndim == 0 or z.shape[-1] != self.latent_dim:
+            raise ValueError(f"z: expected shape (..., {self.latent_dim}), got {tuple(z.shape)}")
+        return self.likelihood(z, self.check_condition(condition, None))
+
+    def sample(self, n: int, condition: Tensor | None = None, *, mean: bool = False) -> Tensor:
+        """n rows from the model, ``(n, *event_shape)``: draws of x, or with ``mean=True`` the means E[x | z]."""
+        n = _count(n, "n", 1)
+        condition = self.check_condition(condition, n)
+        with evaluating(self):
+            z = self.prior(condition=condition).expand((n,)).sample()
+            p = self.likelihood(z, condition)
+            return p.mean if mean else p.sample()
+
+    def reconstruct(self, x: Tensor, condition: Tensor | None = None, *, mean: bool = True) -> Tensor:
+        """x through the code, ``(B, *event_shape)``: E[x | z] at the posterior mean of z, or with ``mean=False`` a draw
+        of x from p(x | z) at a draw of z from q(z | x)."""
+        with evaluating(self):
+            q = self.encode(x, condition)
+            p = self.decode(q.mean if mean else q.sample(), condition)
+            return p.mean if mean else p.sample()
+
+    def interpolate(self, a: Tensor, b: Tensor, steps: int = 10, condition: Tensor | None = None) -> Tensor:
+        """Means E[x | z] along the straight line between the posterior means of rows a and b.
+
+        a and b have shape ``(B, *event_shape)``; the result has shape ``(steps, B, *event_shape)``, ends included.
+        """
+        steps = _count(steps, "steps", 2)
+        with evaluating(self):
+            start, end = self.encode(a, condition).mean, self.encode(b, condition).mean
+            if start.shape != end.shape:
+                raise ValueError(f"expected as many rows in a as in b, got {len(start)} and {len(end)}")
+            t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)[:, None, None]
+            return self.decode(start + t * (end - start), condition).mean
+
+    # Data
+
+    def initialize(self, x: Tensor) -> None:
+        """Set the first output bias at the data mean, and a learned scale at the data's, if they are as made.
+
+        `pyrovae.fit` does so; after a first step of training it changes nothing.
+        """
+        self.likelihood.initialize(self.check(x))
+
+    def check(self, x: Any, columns: Sequence[str] | None = None) -> Tensor:  # noqa: ANN401 - whatever a user has
+        """x as a tensor ``(N, *event_shape)`` of the model's dtype and device, each value inside the support.
+
+        Raises:
+            ValueError: naming row, column, value and what was expected.
+        """
+        x = as_rows(x, self.event_shape, like=self.like)
+        piece = self.likelihood.piece
+        check_values(x, piece.support, owner=type(piece).__name__, remedy=getattr(piece, "remedy", ""), columns=columns)
+        return x
+
+    @property
+    def like(self) -> Tensor:
+        """A parameter of the dtype and the device that data must have."""
+        return self.posterior.head.weight
+
+    def check_condition(self, condition: Any, rows: int | None = None) -> Tensor | None:  # noqa: ANN401
+        """The condition as a tensor ``(rows, condition_dim)``, or a single row for all; None where the VAE has none.
+
+        Raises:
+            ValueError: if it is missing, not wanted, of another shape, or not finite.
+        """
+        if condition is None and self.condition_dim:
+            raise ValueError(f"condition: expected shape (B, {self.condition_dim}), got None")
+        if condition is None:
+            return None
+        if not self.condition_dim:
+            raise ValueError("condition: expected None, because this VAE was built with condition_dim=0")
+        condition = as_rows(condition, (self.condition_dim,), "condition", self.like)
+        check_values(condition, constraints.real, name="condition")
+        if rows is not None and len(condition) not in (1, rows):
+            raise ValueError(f"condition: expected {rows} rows, as x has, got {len(condition)}")
+        return condition
+
+    def _rows(
+        self, x: Tensor | None, condition: Tensor | None, size: int | None
+    ) -> tuple[Tensor | None, Tensor | None, pyro.plate]:
+        """Checked data, checked condition, and the plate over rows."""
+        if x is not None:
+            x = self.check(x)
+            rows = len(x)
+        elif size is not None:
+            rows = _count(size, "size", 1)
+        else:
+            rows = 1 if condition is None else len(condition)
+        condition = self.check_condition(condition, rows)
+        if size is None or x is None or size == rows:
+            return x, condition, pyro.plate("data", rows, dim=-1)
+        if size < rows:
+            raise ValueError(f"size: expected at least the {rows} rows of x, got {size}")
+        return x, condition, pyro.plate("data", size, subsample=torch.arange(rows), dim=-1)
+
+
+def _count(value: int, name: str, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    return value
+
+
+def _shape(value: Sequence[int]) -> torch.Size:
+    try:
+        shape = torch.Size(value)
+    except TypeError:
+        shape = torch.Size()
+    if not shape or any(size < 1 for size in shape):
+        raise ValueError(f"event_shape: expected one or more sizes of at least 1, such as (1, 28, 28), got {value!r}")
+    return shape
