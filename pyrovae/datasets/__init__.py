@@ -1,0 +1,9 @@
+"""Data by name or from a file, as three splits of tensors: ``load("digits").train``."""
+
+from pyrovae.datasets import linear_gaussian
+from pyrovae.datasets.binarize import binarize
+from pyrovae.datasets.catalog import DATASETS, Source, load, names
+from pyrovae.datasets.dataset import Dataset
+from pyrovae.datasets.linear_gaussian import LinearGaussian
+
+__all__ = ["DATASETS", "Dataset", "LinearGaussian", "Source", "binarize", "linear_gaussian", "load", "names"]
