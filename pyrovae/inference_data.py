@@ -1,0 +1,341 @@
+"""Hand a trained VAE and its data to ArviZ. The only file that knows ArviZ's versions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyrovae.checks import trusted
+from pyrovae.evaluation.importance import CHUNK
+from pyrovae.evaluation.psis import k_hat
+from pyrovae.modes import evaluating, isolated
+from pyrovae.training.batches import bounds
+from pyrovae.vae import VAE
+
+if TYPE_CHECKING:
+    import arviz
+    import xarray
+
+Draws = dict[tuple[str, str], Tensor]
+"""(group, variable) -> values."""
+Variables = dict[str, tuple[tuple[str, ...], Tensor | np.ndarray]]
+"""The variables of one group: name -> (dims, values)."""
+
+ATTRS = (
+    ("log_likelihood", "x", {"long_name": "log p(x | z)", "units": "nats"}),
+    ("sample_stats", "log_weight", {"long_name": "log p(x, z) - log q(z | x)", "units": "nats"}),
+    ("sample_stats", "lp", {"long_name": "log p(x, z)", "units": "nats"}),
+    ("sample_stats", "k_hat", {"long_name": "Pareto k-hat of the row's importance weights"}),
+)
+EVENT_DIMS = {1: ("column",), 3: ("channel", "height", "width")}
+LOO_WARNING = (
+    "log p(x_n | z) with z of the row's own: az.loo or az.waic on it is the harmonic-mean estimator and is wrong, by "
+    "hundreds of nats for images. Compare models by held-out log p(x_n) from importance sampling instead."
+)
+
+
+def to_inference_data(
+    vae: VAE,
+    x: Any,  # noqa: ANN401 - whatever a user has
+    condition: Any = None,  # noqa: ANN401
+    *,
+    labels: Any = None,  # noqa: ANN401
+    label_names: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    num_samples: int = 100,
+    seed: int = 0,
+) -> arviz.InferenceData | xarray.DataTree:
+    r"""Draws and densities of a VAE at rows ``x``, as ArviZ's ``InferenceData`` (0.x) or ``DataTree`` (1.x).
+
+    Read it as ``idata["posterior"]["z"]`` on either. The groups, for :math:`z_{kn} \sim q(z \mid x_n)`:
+
+    ====================  =============  ========================  =================================================
+    group                 variable       dims                      value
+    ====================  =============  ========================  =================================================
+    posterior             z              chain, draw, row, latent  :math:`z_{kn}`
+    posterior_predictive  x              chain, draw, row, event   a draw from :math:`p(x \mid z_{kn})`
+    prior                 z              chain, draw, latent       a draw from p(z)
+    prior_predictive      x              chain, draw, event        a draw from :math:`p(x \mid z)` at that z
+    log_likelihood        x              chain, draw, row          :math:`\log p(x_n \mid z_{kn})`, nats
+    sample_stats          log_weight     chain, draw, row          :math:`\log p(x_n, z_{kn}) - \log q(z_{kn}|x_n)`
+    ..                    lp             chain, draw, row          :math:`\log p(x_n, z_{kn})`, nats
+    ..                    k_hat          row                       Pareto shape of the row's weights; trusted to 0.7
+    observed_data         x              row, event                the data
+    constant_data         labels         row                       with ``label_name`` as a coordinate
+    ..                    condition      row, condition_dim        where the VAE has one
+    ====================  =============  ========================  =================================================
+
+    Event dims are column for a table, (channel, height, width) for images and event_0, event_1, ... otherwise. A
+    conditional VAE has dims (chain, draw, row, ...) in prior and prior_predictive too, because its x depends on the
+    row's condition. Layered latents ``z1``, ``z2`` have a dim of their own each, ``z1_latent``. There is one chain,
+    and its draws are independent of one another and come from the guide: ArviZ has no r-hat for it, and how good the
+    guide is k-hat says (Yao et al. 2018, https://arxiv.org/abs/1802.02538).
+
+    **Do not run** ``az.loo`` **on the log_likelihood**: with a z of its own for each row that is the harmonic-mean
+    estimator, off by hundreds of nats (Neal, https://radfordneal.wordpress.com/2008/08/17/). Compare models by
+    held-out log p(x_n) from `pyrovae.log_marginal`.
+
+    The values are the model's own, in its dtype. Nothing of the user's moves: random state, param store, modes. The
+    result takes ``num_samples * N * prod(event_shape)`` numbers in posterior_predictive: pass a few hundred rows.
+
+    Args:
+        vae: the model.
+        x: data ``(N, *event_shape)``: tensor, array or data frame.
+        condition: ``(N, condition_dim)``, or one row for all, for a conditional VAE.
+        labels: ``(N,)``, of any kind; kept as they are.
+        label_names: the name of each label, where the labels are integers 0, 1, 2, ...
+        columns: names of the columns of a table; a data frame's own are taken without.
+        num_samples: draws for each row, at least 2.
+        seed: of the draws.
+
+    Raises:
+        ValueError: for data that the model does not take, fewer than 2 draws, labels or names that do not fit the
+            data, or a log-likelihood that is not finite.
+
+    >>> vae = VAE((4,), 2, likelihood="gaussian")
+    >>> idata = to_inference_data(vae, torch.randn(3, 4), num_samples=50)
+    >>> idata["posterior"]["z"].shape
+    (1, 50, 3, 2)
+    """
+    for name, value, least in (("num_samples", num_samples, 2), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    columns = _columns(x, columns, vae.event_shape)
+    x = vae.check(x, columns)
+    condition = vae.check_condition(condition, len(x))
+    if condition is not None:
+        condition = condition.expand(len(x), -1)
+    labels, row_names = check_labels(labels, label_names, len(x))
+    coords: dict[str, Any] = {}
+    if row_names is not None:
+        coords["label_name"] = ("row", row_names)
+    if columns is not None:
+        coords["column"] = ("column", np.asarray(columns))
+    with isolated(seed, validation=False), evaluating(vae), trusted():
+        draws = _draws(vae, x, condition, num_samples)
+    event = EVENT_DIMS.get(x.ndim - 1, tuple(f"event_{i}" for i in range(x.ndim - 1)))
+    groups = _groups(draws, event)
+    groups["sample_stats"]["k_hat"] = (("row",), k_hat(draws["sample_stats", "log_weight"]))
+    # A dim may not have the name of a variable with more than one dim: hence condition_dim.
+    constants = {"labels": (("row",), labels), "condition": (("row", "condition_dim"), condition)}
+    groups["observed_data"] = {"x": (("row", *event), x)}
+    groups["constant_data"] = {name: variable for name, variable in constants.items() if variable[1] is not None}
+    datasets = {name: _dataset(variables, coords) for name, variables in groups.items() if variables}
+    for group, variable, attrs in ATTRS:
+        datasets[group][variable].attrs.update(attrs)
+    datasets["log_likelihood"].attrs["warning"] = LOO_WARNING
+    return _container(datasets, _root_attrs(num_samples, seed))
+
+
+def write_netcdf(idata: arviz.InferenceData | xarray.DataTree, path: str | os.PathLike[str]) -> Path:
+    """Write what `to_inference_data` returns to a netCDF file, which ``arviz.from_netcdf`` of either version opens.
+
+    The file appears under its name only when it is whole. Returns its path.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        idata.to_netcdf(str(part), engine="h5netcdf", **_compression(idata))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _compression(idata: arviz.InferenceData | xarray.DataTree) -> dict[str, Any]:
+    """Arguments of ``to_netcdf`` that compress numbers: an InferenceData does so unasked, a DataTree does not."""
+    if not hasattr(idata, "subtree"):
+        return {}
+    numbers = {
+        node.path: [name for name, variable in node.to_dataset(inherit=False).variables.items() if _numeric(variable)]
+        for node in idata.subtree
+    }
+    return {"encoding": {path: {name: {"zlib": True} for name in names} for path, names in numbers.items()}}
+
+
+def _numeric(variable: xarray.Variable) -> bool:
+    return variable.dtype.kind in "biuf" and variable.ndim > 0
+
+
+# What the user handed in
+
+
+def _columns(x: object, columns: Sequence[str] | None, event_shape: torch.Size) -> list[str] | None:
+    """Column names: those given, or a data frame's own, or None."""
+    if columns is None:
+        own = getattr(x, "columns", ())
+        # A frame of another width is for the check of x to report.
+        return [str(column) for column in own] if event_shape == (len(own),) else None
+    if event_shape != (len(columns),):
+        raise ValueError(f"columns: expected one name for each column of {tuple(event_shape)}, got {len(columns)}")
+    return [str(column) for column in columns]
+
+
+def check_labels(
+    labels: Any,  # noqa: ANN401
+    names: Sequence[str] | None,
+    rows: int,
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Labels as an array ``(rows,)`` and, where there are names, the name of each row's label.
+
+    Raises ValueError for another length, and for names of labels that are not integers 0, 1, 2, ... with a name each.
+    """
+    if labels is not None:
+        labels = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+        if labels.shape != (rows,):
+            raise ValueError(f"labels: expected one for each row of x, shape ({rows},), got shape {labels.shape}")
+    if names is None:
+        return labels, None
+    if labels is None or labels.dtype.kind not in "iub":
+        raise ValueError("label_names: expected integer labels that they name, got labels of another kind or none")
+    if labels.min() < 0 or labels.max() >= len(names):
+        raise ValueError(
+            f"label_names: expected a name for each label from {labels.min()} to {labels.max()}, counted from 0, "
+            f"got {len(names)} names"
+        )
+    return labels, np.asarray([str(name) for name in names])[labels.astype(int)]
+
+
+# Draws: generic in the model, by traces of it
+
+
+def _draws(vae: VAE, x: Tensor, condition: Tensor | None, num_samples: int) -> Draws:
+    """Every draw and log-density, on the CPU: ``(num_samples, N, ...)``, or ``(num_samples, ...)`` for a prior that
+    has no rows."""
+    batches = []
+    for first, last in bounds(len(x), max(1, CHUNK // num_samples)):
+        c = None if condition is None else condition[first:last]
+        with pyro.plate("particles", num_samples, dim=-2):
+            draws = _posterior(vae, x[first:last], c, first)
+            if condition is not None:
+                draws |= _prior(vae, c, last - first)
+        batches.append({key: value.cpu() for key, value in draws.items()})
+    draws = {key: torch.cat([batch[key] for batch in batches], 1) for key in batches[0]}
+    if condition is None:
+        draws |= {key: value.cpu() for key, value in _prior(vae, None, num_samples).items()}
+    return draws
+
+
+def _posterior(vae: VAE, x: Tensor, condition: Tensor | None, first: int) -> Draws:
+    """Latents from the guide, draws of x at them, and log-densities, for a batch that begins at row ``first``."""
+    guide = poutine.trace(vae.guide).get_trace(x, condition)
+    model = poutine.trace(poutine.replay(vae.model, trace=guide)).get_trace(x, condition)
+    guide.compute_log_prob()
+    model.compute_log_prob()
+    log_q, log_p = (sum(site["log_prob"] for site in _sites(trace).values()) for trace in (guide, model))
+    site = model.nodes["x"]
+    # A likelihood may leave out the particles, if its decoder does.
+    shape = torch.broadcast_shapes(log_q.shape, log_p.shape)
+    log_likelihood = site["log_prob"].expand(shape)
+    wrong = ~torch.isfinite(log_likelihood).all(0)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"x: expected a finite log p(x | z), got {log_likelihood[:, row].min().item():g} at row {first + row}: the "
+            "model's weights are not finite or its density overflows. Look at that row, or train with a lower lr."
+        )
+    return {
+        **_latents(guide, "posterior"),
+        ("posterior_predictive", "x"): site["fn"].expand(shape).sample(),
+        ("log_likelihood", "x"): log_likelihood,
+        ("sample_stats", "log_weight"): (log_p - log_q).expand(shape),
+        ("sample_stats", "lp"): log_p.expand(shape),
+    }
+
+
+def _prior(vae: VAE, condition: Tensor | None, size: int) -> Draws:
+    """Latents and x from the model."""
+    trace = poutine.trace(vae.model).get_trace(None, condition, size=size)
+    return {**_latents(trace, "prior"), ("prior_predictive", "x"): trace.nodes["x"]["value"]}
+
+
+def _sites(trace: Trace) -> dict[str, Any]:
+    """The sample sites of a trace, without its plates."""
+    sites = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+    return {name: site for name, site in sites.items() if not site_is_subsample(site)}
+
+
+def _latents(trace: Trace, group: str) -> Draws:
+    """The value of each site but x."""
+    return {(group, name): site["value"] for name, site in _sites(trace).items() if name != "x"}
+
+
+# Groups: names for the axes
+
+
+def _groups(draws: Draws, event: tuple[str, ...]) -> dict[str, Variables]:
+    """Draws under their groups, with a chain in front and the name of each dim."""
+    groups: dict[str, Variables] = {}
+    for (group, name), values in draws.items():
+        last = event if group.endswith("predictive") else ()
+        if group in ("posterior", "prior"):
+            last = ("latent" if name == "z" else f"{name}_latent",)
+        rows = ("row",) if values.ndim > 1 + len(last) else ()
+        groups.setdefault(group, {})[name] = (("chain", "draw", *rows, *last), values[None])
+    return groups
+
+
+def _dataset(variables: Variables, coords: Mapping[str, Any]) -> xarray.Dataset:
+    """An xarray Dataset; a dim without a coordinate of its own counts from 0."""
+    import xarray
+
+    arrays = {name: (dims, _array(values)) for name, (dims, values) in variables.items()}
+    sizes = {dim: size for dims, values in arrays.values() for dim, size in zip(dims, values.shape, strict=True)}
+    counted = {dim: np.arange(size) for dim, size in sizes.items()}
+    return xarray.Dataset(arrays, counted | {name: c for name, c in coords.items() if c[0] in sizes})
+
+
+def _array(values: Tensor | np.ndarray) -> np.ndarray:
+    if isinstance(values, np.ndarray):
+        return values
+    # NumPy has no bfloat16 and netCDF no float16; float32 holds both without rounding.
+    half = values.dtype in (torch.float16, torch.bfloat16)
+    return (values.float() if half else values).numpy(force=True)
+
+
+def _root_attrs(num_samples: int, seed: int) -> dict[str, str | int]:
+    """Where it all comes from; text and numbers only, which netCDF can hold."""
+    return {
+        "created_at": datetime.now(UTC).isoformat(),
+        "inference_library": "pyrovae",
+        "inference_library_version": _version("pyrovae"),
+        "pyro_version": pyro.__version__,
+        "torch_version": str(torch.__version__),
+        "bound": "elbo",
+        "num_samples": num_samples,
+        "seed": seed,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _container(
+    datasets: Mapping[str, xarray.Dataset], attrs: Mapping[str, Any]
+) -> arviz.InferenceData | xarray.DataTree:
+    """The groups in what the installed ArviZ works with."""
+    import arviz
+    import xarray
+
+    # ArviZ 1.x answers to the old name too, with a warning, so hasattr would not tell.
+    inference_data = vars(arviz).get("InferenceData")
+    if inference_data is not None:
+        return inference_data(attrs=attrs, **datasets)
+    return xarray.DataTree.from_dict({"/": xarray.Dataset(attrs=attrs), **datasets})

@@ -1,0 +1,19 @@
+"""Pictures of a VAE and its training, as matplotlib Figures that belong to no window and no global state."""
+
+from pyrovae.plots.history import plot_history
+from pyrovae.plots.latent import plot_latent
+from pyrovae.plots.reconstructions import plot_reconstructions
+from pyrovae.plots.samples import plot_samples
+from pyrovae.plots.save import save_figures
+from pyrovae.plots.style import DPI
+from pyrovae.plots.traversal import plot_traversal
+
+__all__ = [
+    "DPI",
+    "plot_history",
+    "plot_latent",
+    "plot_reconstructions",
+    "plot_samples",
+    "plot_traversal",
+    "save_figures",
+]

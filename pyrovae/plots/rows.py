@@ -1,0 +1,67 @@
+"""What a picture needs from the model: checked rows, posterior moments, decoded means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae.checks import trusted
+from pyrovae.modes import evaluating
+from pyrovae.training.batches import bounds
+from pyrovae.vae import VAE
+
+MAX_ROWS = 5000
+"""More rows than that make a picture slower and no clearer."""
+
+
+def first_rows(
+    vae: VAE,
+    x: Any,  # noqa: ANN401
+    condition: Any,  # noqa: ANN401
+    most: int,
+    columns: Sequence[str] | None = None,
+) -> tuple[Tensor, Tensor | None, int]:
+    """The first ``most`` rows of checked data, a row of condition for each, and how many rows there are in all."""
+    x = vae.check(x, columns)
+    condition = vae.check_condition(condition, len(x))
+    if condition is not None:
+        condition = condition.expand(len(x), -1)[:most]
+    return x[:most], condition, len(x)
+
+
+def batches(x: Tensor, condition: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+    """Rows a thousand at a time, so that a large network has room."""
+    parts = [slice(first, last) for first, last in bounds(len(x), 1000)]
+    return [(x[part], None if condition is None else condition[part]) for part in parts]
+
+
+def posterior(vae: VAE, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of q(z | x), each ``(N, D)``, on the CPU."""
+    with evaluating(vae), trusted():
+        posteriors = [vae.encode(part, c) for part, c in batches(x, condition)]
+        return torch.cat([q.mean for q in posteriors]).cpu(), torch.cat([q.stddev for q in posteriors]).cpu()
+
+
+def decode(vae: VAE, z: Tensor, condition: Tensor | None) -> Tensor:
+    """E[x | z] for z ``(..., D)``, of shape ``(..., *event_shape)``."""
+    with evaluating(vae):
+        return vae.decode(z, condition).mean
+
+
+def column_names(vae: VAE, columns: Sequence[str] | None) -> list[str]:
+    """A name for each element of an event."""
+    size = vae.event_shape.numel()
+    if columns is None:
+        return [", ".join(map(str, index)) for index in np.ndindex(*vae.event_shape)]
+    if len(columns) != size:
+        raise ValueError(f"columns: expected one name for each of the {size} columns, got {len(columns)}")
+    return [str(column) for column in columns]
+
+
+def is_image(vae: VAE) -> bool:
+    """Whether a row can be drawn as a picture: ``(1 or 3, H, W)``."""
+    return len(vae.event_shape) == 3 and vae.event_shape[0] in (1, 3)
