@@ -1,7 +1,35 @@
-"""Variational autoencoders as Pyro programs."""
+"""Variational autoencoders as Pyro programs.
 
+>>> import pyrovae
+>>> vae = pyrovae.VAE(event_shape=(1, 28, 28), latent_dim=16, prior="normal", likelihood="bernoulli")
+"""
+
+from importlib.metadata import version as _version
+
+from pyrovae import datasets, elbos, likelihoods, networks, posteriors, priors
+from pyrovae.evaluation import Evaluation, LogMarginal, evaluate, k_hat, log_marginal
+from pyrovae.piece import Piece
 from pyrovae.serialization import load, save
 from pyrovae.training import fit
 from pyrovae.vae import VAE
 
-__all__ = ["VAE", "fit", "load", "save"]
+__version__ = _version("pyrovae")
+
+__all__ = [
+    "VAE",
+    "Evaluation",
+    "LogMarginal",
+    "Piece",
+    "datasets",
+    "elbos",
+    "evaluate",
+    "fit",
+    "k_hat",
+    "likelihoods",
+    "load",
+    "log_marginal",
+    "networks",
+    "posteriors",
+    "priors",
+    "save",
+]

@@ -68,10 +68,12 @@ class Conditional(nn.Module):
         if self.maps:
             width, each = features.shape[1], count // self.event_shape[1:].numel()
         self.head = glorot(nn.Linear(width, each)).to(features)
+        piece.to(features)
 
     def _zeros(self) -> list[Tensor]:
         """Two rows of zeros, as the network takes them."""
-        like = next((p for p in self.parameters() if p.is_floating_point()), torch.empty(()))
+        network = self.network or nn.Identity()
+        like = next((p for p in [*network.parameters(), *self.parameters()] if p.is_floating_point()), torch.empty(()))
         shapes = [self.in_shape, (self.condition_dim,)] if self.condition_dim else [self.in_shape]
         return [torch.zeros(2, *shape, dtype=like.dtype, device=like.device) for shape in shapes]
 

@@ -87,6 +87,8 @@ class VAE(nn.Module):
             condition_dim=condition_dim,
             name="encoder",
         )
+        self.prior.to(self.likelihood.head.weight)
+        _check_one_kind(self)
         check_same_support(self.prior.example(), self.posterior.example())
 
     # The probabilistic program
@@ -188,7 +190,7 @@ class VAE(nn.Module):
     @property
     def like(self) -> Tensor:
         """A parameter of the dtype and the device that data must have."""
-        return self.posterior.head.weight
+        return next(p for p in self.parameters() if p.is_floating_point())
 
     def check_condition(self, condition: Any, rows: int | None = None) -> Tensor | None:  # noqa: ANN401
         """The condition as a tensor ``(rows, condition_dim)``, or a single row for all; None where the VAE has none.
@@ -231,6 +233,15 @@ def _count(value: int, name: str, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
     return value
+
+
+def _check_one_kind(module: nn.Module) -> None:
+    kinds = {(str(p.dtype), str(p.device)) for p in module.parameters() if p.is_floating_point()}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"expected networks and pieces of one dtype and device, got {', '.join(map(' on '.join, sorted(kinds)))}. "
+            "Build the VAE from float32 parts on the CPU, then call vae.double() or vae.to(device)."
+        )
 
 
 def _shape(value: Sequence[int]) -> torch.Size:

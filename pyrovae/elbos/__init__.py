@@ -5,6 +5,7 @@ Any object of `pyro.infer` works where a name does. Pyro's own are re-exported w
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from pyro.infer import (
     ELBO,
@@ -19,13 +20,34 @@ from pyrovae.elbos.kl_weight import KLWeight
 from pyrovae.elbos.terms import Split, Terms, terms
 from pyrovae.registry import choose
 
-__all__ = ["FAMILY", "KLWeight", "Split", "Terms", "is_regularizable", "make", "terms"]
+__all__ = ["ABOUT", "FAMILY", "KLWeight", "Split", "Terms", "is_regularizable", "make", "terms"]
 
 FAMILY: dict[str, Callable[..., ELBO]] = {
     "elbo": Trace_ELBO,
     "mean_field_elbo": TraceMeanField_ELBO,
     "graph_elbo": TraceGraph_ELBO,
     "enum_elbo": TraceEnum_ELBO,
+}
+
+
+class About(NamedTuple):
+    """An estimator in a line, and where it is from."""
+
+    summary: str
+    reference: str
+
+
+ABOUT = {
+    "elbo": About(
+        "ELBO by draws from the posterior; score-function gradients where there is no reparameterisation.",
+        "https://arxiv.org/abs/1312.6114",
+    ),
+    "mean_field_elbo": About("ELBO with the KL in closed form where Pyro has one.", "https://arxiv.org/abs/1312.6114"),
+    "graph_elbo": About(
+        "ELBO whose score-function gradients use the model's dependencies and baselines.",
+        "https://arxiv.org/abs/1506.05254",
+    ),
+    "enum_elbo": About("ELBO that sums discrete latents out exactly.", "https://arxiv.org/abs/1810.09538"),
 }
 
 

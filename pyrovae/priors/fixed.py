@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyrovae.piece import Piece
@@ -33,7 +34,7 @@ class Fixed(Piece):
 
     def __init__(self, distribution: TorchDistribution) -> None:
         super().__init__()
-        if not isinstance(distribution, TorchDistribution):
+        if not isinstance(distribution, TorchDistributionMixin):
             raise ValueError(
                 f"prior: expected a Pyro distribution, got {type(distribution).__module__}."
                 f"{type(distribution).__name__}. Take it from pyro.distributions."

@@ -1,0 +1,68 @@
+"""Every name that can be swapped in, with a line and a reference: what ``pyrovae list`` prints."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+
+from pyrovae import datasets, elbos, likelihoods, networks, posteriors, priors
+
+Entry = dict[str, str]
+
+
+def board() -> dict[str, dict[str, Entry]]:
+    """Family -> name -> summary, arguments and reference.
+
+    >>> board()["likelihoods"]["bernoulli"]["summary"]
+    'Bernoulli likelihood of binary data, by its logit.'
+    """
+    families = {
+        "priors": priors.FAMILY,
+        "likelihoods": likelihoods.FAMILY,
+        "posteriors": posteriors.FAMILY,
+        "encoders": networks.ENCODERS,
+        "decoders": networks.DECODERS,
+    }
+    known = {"in_shape", "event_shape", "condition_dim"}
+    result = {
+        family: {name: _describe(constructor, known) for name, constructor in members.items()}
+        for family, members in families.items()
+    }
+    result["elbos"] = {
+        name: {"summary": about.summary, "arguments": "", "reference": about.reference}
+        for name, about in elbos.ABOUT.items()
+    }
+    result["datasets"] = {
+        name: {"summary": source.summary, "arguments": "", "reference": source.reference}
+        for name, source in datasets.DATASETS.items()
+    }
+    return result
+
+
+def _describe(constructor: Callable[..., object], known: set[str]) -> Entry:
+    """First line, own arguments and first link of a docstring."""
+    text = inspect.getdoc(constructor) or ""
+    first = text.split("\n\n")[0].replace("\n", " ")
+    link = re.search(r"https?://\S+?(?=[),.;]?(?:\s|$))", text)
+    arguments = [
+        f"{name}={p.default!r}" for name, p in inspect.signature(constructor).parameters.items() if name not in known
+    ]
+    return {
+        # Formulas are for the documentation.
+        "summary": re.split(r":math:|: ``|``", first)[0].strip().rstrip(":.") + ".",
+        "arguments": ", ".join(arguments),
+        "reference": link.group() if link else "",
+    }
+
+
+def table() -> str:
+    """The board as text."""
+    lines = []
+    for family, members in board().items():
+        lines += ["", family]
+        for name, entry in members.items():
+            lines.append(f"  {name:<22}{entry['summary']}  {entry['reference']}".rstrip())
+            if entry["arguments"]:
+                lines.append(f"  {'':<22}({entry['arguments']})")
+    return "\n".join(lines[1:])

@@ -1,0 +1,98 @@
+"""The command line: ``pyrovae fit | evaluate | sample | list``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from pyrovae import __version__, board, pipeline
+from pyrovae.pipeline import Run
+
+
+@dataclass(frozen=True)
+class Fit(Run):
+    """Fit a VAE to data, evaluate it on test rows, and write a run folder.
+
+    The folder holds config.json, model.safetensors, history.csv, metrics.json, inference_data.nc and figures/.
+    """
+
+    dataset: tyro.conf.Positional[str]
+    """A name from `pyrovae list`, or a .npy, .npz, .csv or .parquet file."""
+
+    def execute(self) -> None:
+        result = pipeline.run(self)
+        print(result)
+        print(f"{'run':<18}{result.folder}")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate the model of a run folder on its test rows again."""
+
+    run: tyro.conf.Positional[str]
+    """Folder that `pyrovae fit` made."""
+    num_samples: int | None = None
+    """Importance samples a row for log p(x); the run's own number by default."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def execute(self) -> None:
+        print(pipeline.evaluate_again(self.run, self.num_samples, self.progress))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw rows from the model of a run folder: samples.npy and samples.png in it."""
+
+    run: tyro.conf.Positional[str]
+    """Folder that `pyrovae fit` made."""
+    n: int = 64
+    """Rows to draw."""
+    seed: int = 0
+    """Seed of the draws."""
+
+    def execute(self) -> None:
+        print("\n".join(str(path) for path in pipeline.write_samples(self.run, self.n, self.seed)))
+
+
+@dataclass(frozen=True)
+class List:
+    """List every prior, likelihood, posterior, network, estimator and data set, with a reference each."""
+
+    json: bool = False
+    """Print JSON."""
+
+    def execute(self) -> None:
+        print(json.dumps(board.board(), indent=2) if self.json else board.table())
+
+
+Command = (
+    Annotated[Fit, tyro.conf.subcommand("fit")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Sample, tyro.conf.subcommand("sample")]
+    | Annotated[List, tyro.conf.subcommand("list")]
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; a mistake of the user's is one line on stderr and exit status 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--version"]:
+        print(f"pyrovae {__version__}")
+        return
+    command = tyro.cli(
+        Command,
+        prog="pyrovae",
+        description="Variational autoencoders as Pyro programs.",
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    try:
+        command.execute()
+    except (ValueError, FileNotFoundError, ImportError, FloatingPointError) as error:
+        print(f"pyrovae: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,153 @@
+"""How good a trained VAE is, in numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pyrovae.checks import trusted
+from pyrovae.evaluation.importance import CHUNK, importance_terms
+from pyrovae.evaluation.log_marginal import log_mean_weight
+from pyrovae.evaluation.psis import k_hat
+from pyrovae.modes import evaluating
+from pyrovae.vae import VAE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ACTIVE = 0.01
+"""A unit is active where the variance over rows of its posterior mean is above this (Burda et al. 2015)."""
+TRUSTED_K = 0.7
+"""Above this k-hat the importance-sampling estimate of a row is not to be trusted (Vehtari et al. 2024)."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found. Printed, it is the summary as a table.
+
+    Attributes:
+        rows: one row of data a row: elbo, reconstruction, kl, log_marginal, log_marginal_standard_error (Monte Carlo),
+            k_hat; in nats.
+        units: one latent unit a row: variance (over rows, of the posterior mean) and active.
+        num_samples: draws for each row.
+        discrete_size: the number of elements of a row where they are discrete, for bits/dim; None where they are not.
+    """
+
+    rows: pd.DataFrame
+    units: pd.DataFrame
+    num_samples: int
+    discrete_size: int | None = None
+
+    def summary(self) -> dict[str, float | int]:
+        """Means over rows, in nats a row; ``*_standard_error`` is that of the mean over rows as a sample of data, and
+        ``log_marginal_monte_carlo_error`` that of importance sampling alone."""
+        count = len(self.rows)
+        summary: dict[str, float | int] = {"rows": count, "num_samples": self.num_samples}
+        for name in ("elbo", "reconstruction", "kl", "log_marginal"):
+            summary[name] = float(self.rows[name].mean())
+            spread = float(self.rows[name].std()) if count > 1 else math.nan
+            summary[f"{name}_standard_error"] = spread / math.sqrt(count)
+        errors = self.rows["log_marginal_standard_error"]
+        summary["log_marginal_monte_carlo_error"] = float((errors**2).sum()) ** 0.5 / count
+        if self.discrete_size:
+            summary["bits_per_dim"] = -summary["log_marginal"] / (self.discrete_size * math.log(2))
+        summary["active_units"] = int(self.units["active"].sum())
+        summary["latent_dim"] = len(self.units)
+        summary["share_k_hat_above_0.7"] = float((self.rows["k_hat"] > TRUSTED_K).mean())
+        return summary
+
+    def __str__(self) -> str:
+        s = self.summary()
+        lines = [
+            ("ELBO", f"{s['elbo']:.2f}", f"+- {s['elbo_standard_error']:.2f} over rows"),
+            ("  reconstruction", f"{s['reconstruction']:.2f}", ""),
+            ("  KL", f"{s['kl']:.2f}", ""),
+            (
+                "log p(x)",
+                f"{s['log_marginal']:.2f}",
+                f"+- {s['log_marginal_monte_carlo_error']:.3f} Monte Carlo, +- {s['log_marginal_standard_error']:.2f} "
+                f"over rows; {self.num_samples} importance samples",
+            ),
+            ("active units", f"{s['active_units']}", f"of {s['latent_dim']}"),
+            ("k-hat > 0.7", f"{100 * s['share_k_hat_above_0.7']:.1f} %", f"of {s['rows']} rows"),
+        ]
+        if "bits_per_dim" in s:
+            lines.insert(4, ("bits/dim", f"{s['bits_per_dim']:.4f}", ""))
+        return "\n".join(f"{name:<18}{value:>10}  {note}".rstrip() for name, value, note in lines)
+
+
+def evaluate(
+    vae: VAE,
+    x: Tensor,
+    condition: Tensor | None = None,
+    *,
+    num_samples: int = 1000,
+    seed: int = 0,
+    chunk: int = CHUNK,
+    progress: bool = True,
+) -> Evaluation:
+    r"""Hold a VAE against data: ELBO with its split, log p(x), Pareto k-hat and active units, row by row.
+
+    All come from the same ``num_samples`` draws of z from q(z | x) for each row: the mean of the log-weights is the
+    ELBO, their log-mean-exp the estimate of log p(x) (see `pyrovae.log_marginal`), the shape of their tail k-hat. A
+    unit is active where :math:`\operatorname{Var}_x(\mathrm{E}_q[z_d]) > 0.01` (Burda, Grosse & Salakhutdinov 2015,
+    https://arxiv.org/abs/1509.00519). No weight, statistic or random state moves.
+
+    Args:
+        vae: the model.
+        x: data ``(N, *event_shape)``.
+        condition: ``(N, condition_dim)``, for a conditional VAE.
+        num_samples: draws for each row.
+        seed: of the draws.
+        chunk: draws times rows that go through the decoder at once; memory grows with it.
+        progress: show a progress bar where it takes more than two seconds.
+
+    Raises:
+        ValueError: for data that the model does not take.
+        FloatingPointError: for a density that overflows.
+
+    >>> vae = VAE((4,), 2, likelihood="gaussian")
+    >>> evaluate(vae, torch.randn(30, 4), num_samples=50).summary()["rows"]
+    30
+    """
+    import pandas as pd
+
+    if num_samples < 1 or chunk < 1:
+        raise ValueError(f"expected num_samples and chunk of at least 1, got {num_samples} and {chunk}")
+    x = vae.check(x)
+    condition = vae.check_condition(condition, len(x))
+    columns: dict[str, list[Tensor]] = {}
+    for _, terms in importance_terms(vae, x, condition, num_samples, seed=seed, chunk=chunk, progress=progress):
+        estimate = log_mean_weight(terms.log_weights)
+        part = {
+            "elbo": terms.log_weights.mean(0),
+            "reconstruction": terms.reconstruction.mean(0),
+            "kl": terms.kl.mean(0),
+            "log_marginal": estimate.value,
+            "log_marginal_standard_error": estimate.standard_error,
+            "k_hat": k_hat(terms.log_weights),
+        }
+        for name, values in part.items():
+            columns.setdefault(name, []).append(values.double().cpu())
+    rows = pd.DataFrame({name: torch.cat(parts).numpy() for name, parts in columns.items()})
+    rows.index.name = "row"
+    variance = _posterior_means(vae, x, condition).var(0, correction=0).cpu().numpy()
+    units = pd.DataFrame({"variance": variance, "active": variance > ACTIVE})
+    units.index.name = "unit"
+    discrete = getattr(vae.likelihood.piece.support, "is_discrete", False)
+    return Evaluation(rows, units, num_samples, vae.event_shape.numel() if discrete else None)
+
+
+def _posterior_means(vae: VAE, x: Tensor, condition: Tensor | None, batch: int = 2048) -> Tensor:
+    """E[z | x] of each row, ``(N, D)``."""
+    with evaluating(vae), trusted():
+        parts = []
+        for first in range(0, len(x), batch):
+            rows = slice(first, first + batch)
+            c = condition if condition is None or len(condition) == 1 else condition[rows]
+            parts.append(vae.encode(x[rows], c).mean)
+        return torch.cat(parts)
