@@ -8,6 +8,7 @@ from importlib.metadata import version as _version
 
 from pyrovae import datasets, elbos, likelihoods, networks, posteriors, priors
 from pyrovae.evaluation import Evaluation, LogMarginal, evaluate, k_hat, log_marginal
+from pyrovae.inference_data import to_inference_data
 from pyrovae.piece import Piece
 from pyrovae.serialization import load, save
 from pyrovae.training import fit
@@ -32,4 +33,5 @@ __all__ = [
     "posteriors",
     "priors",
     "save",
+    "to_inference_data",
 ]

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
@@ -56,7 +57,7 @@ def as_rows(values: Any, event_shape: Sequence[int], name: str = "x", like: Tens
     """
     if not isinstance(values, Tensor):
         try:
-            values = torch.as_tensor(values.to_numpy() if hasattr(values, "to_numpy") else values)
+            values = torch.as_tensor(values.to_numpy(copy=True) if hasattr(values, "to_numpy") else values)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"{name}: expected numbers of shape (N, {_inside(event_shape)}), got {type(values).__name__} "
@@ -102,6 +103,31 @@ def check_values(
         f"{name}: {expected}, got {value:g} at row {row}, column {column} "
         f"({int(wrong.sum())} of {values.numel()} values are outside). {remedy}".rstrip()
     )
+
+
+def check_labels(
+    labels: Any,  # noqa: ANN401
+    names: Sequence[str] | None,
+    rows: int,
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Labels as an array ``(rows,)`` and, where there are names, the name of each row's label.
+
+    Raises ValueError for another length, and for names of labels that are not integers 0, 1, 2, ... with a name each.
+    """
+    if labels is not None:
+        labels = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+        if labels.shape != (rows,):
+            raise ValueError(f"labels: expected one for each row of x, shape ({rows},), got shape {labels.shape}")
+    if names is None:
+        return labels, None
+    if labels is None or labels.dtype.kind not in "iub":
+        raise ValueError("label_names: expected integer labels that they name, got labels of another kind or none")
+    if labels.min() < 0 or labels.max() >= len(names):
+        raise ValueError(
+            f"label_names: expected a name for each label from {labels.min()} to {labels.max()}, counted from 0, "
+            f"got {len(names)} names"
+        )
+    return labels, np.asarray([str(name) for name in names])[labels.astype(int)]
 
 
 def check_same_support(prior: Distribution, posterior: Distribution) -> None:

@@ -17,11 +17,11 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyrovae.checks import trusted
+from pyrovae.checks import check_labels, trusted
 from pyrovae.evaluation.importance import CHUNK
 from pyrovae.evaluation.psis import k_hat
 from pyrovae.modes import evaluating, isolated
-from pyrovae.training.batches import bounds
+from pyrovae.training.batches import ordered
 from pyrovae.vae import VAE
 
 if TYPE_CHECKING:
@@ -101,8 +101,9 @@ def to_inference_data(
         seed: of the draws.
 
     Raises:
-        ValueError: for data that the model does not take, fewer than 2 draws, labels or names that do not fit the
-            data, or a log-likelihood that is not finite.
+        ValueError: for data that the model does not take, fewer than 2 draws, or labels or names that do not fit
+            the data.
+        FloatingPointError: for a log-likelihood that is not finite, naming the row.
 
     >>> vae = VAE((4,), 2, likelihood="gaussian")
     >>> idata = to_inference_data(vae, torch.randn(3, 4), num_samples=50)
@@ -115,8 +116,6 @@ def to_inference_data(
     columns = _columns(x, columns, vae.event_shape)
     x = vae.check(x, columns)
     condition = vae.check_condition(condition, len(x))
-    if condition is not None:
-        condition = condition.expand(len(x), -1)
     labels, row_names = check_labels(labels, label_names, len(x))
     coords: dict[str, Any] = {}
     if row_names is not None:
@@ -184,31 +183,6 @@ def _columns(x: object, columns: Sequence[str] | None, event_shape: torch.Size) 
     return [str(column) for column in columns]
 
 
-def check_labels(
-    labels: Any,  # noqa: ANN401
-    names: Sequence[str] | None,
-    rows: int,
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Labels as an array ``(rows,)`` and, where there are names, the name of each row's label.
-
-    Raises ValueError for another length, and for names of labels that are not integers 0, 1, 2, ... with a name each.
-    """
-    if labels is not None:
-        labels = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
-        if labels.shape != (rows,):
-            raise ValueError(f"labels: expected one for each row of x, shape ({rows},), got shape {labels.shape}")
-    if names is None:
-        return labels, None
-    if labels is None or labels.dtype.kind not in "iub":
-        raise ValueError("label_names: expected integer labels that they name, got labels of another kind or none")
-    if labels.min() < 0 or labels.max() >= len(names):
-        raise ValueError(
-            f"label_names: expected a name for each label from {labels.min()} to {labels.max()}, counted from 0, "
-            f"got {len(names)} names"
-        )
-    return labels, np.asarray([str(name) for name in names])[labels.astype(int)]
-
-
 # Draws: generic in the model, by traces of it
 
 
@@ -216,12 +190,11 @@ def _draws(vae: VAE, x: Tensor, condition: Tensor | None, num_samples: int) -> D
     """Every draw and log-density, on the CPU: ``(num_samples, N, ...)``, or ``(num_samples, ...)`` for a prior that
     has no rows."""
     batches = []
-    for first, last in bounds(len(x), max(1, CHUNK // num_samples)):
-        c = None if condition is None else condition[first:last]
+    for rows, part, c in ordered(x, condition, max(1, CHUNK // num_samples)):
         with pyro.plate("particles", num_samples, dim=-2):
-            draws = _posterior(vae, x[first:last], c, first)
+            draws = _posterior(vae, part, c, rows.start)
             if condition is not None:
-                draws |= _prior(vae, c, last - first)
+                draws |= _prior(vae, c, len(part))
         batches.append({key: value.cpu() for key, value in draws.items()})
     draws = {key: torch.cat([batch[key] for batch in batches], 1) for key in batches[0]}
     if condition is None:
@@ -243,7 +216,7 @@ def _posterior(vae: VAE, x: Tensor, condition: Tensor | None, first: int) -> Dra
     wrong = ~torch.isfinite(log_likelihood).all(0)
     if wrong.any():
         row = int(wrong.nonzero()[0])
-        raise ValueError(
+        raise FloatingPointError(
             f"x: expected a finite log p(x | z), got {log_likelihood[:, row].min().item():g} at row {first + row}: the "
             "model's weights are not finite or its density overflows. Look at that row, or train with a lower lr."
         )

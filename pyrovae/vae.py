@@ -193,7 +193,7 @@ class VAE(nn.Module):
         return next(p for p in self.parameters() if p.is_floating_point())
 
     def check_condition(self, condition: Any, rows: int | None = None) -> Tensor | None:  # noqa: ANN401
-        """The condition as a tensor ``(rows, condition_dim)``, or a single row for all; None where the VAE has none.
+        """The condition as a tensor ``(rows, condition_dim)``, one row standing for all; None where there is none.
 
         Raises:
             ValueError: if it is missing, not wanted, of another shape, or not finite.
@@ -208,7 +208,7 @@ class VAE(nn.Module):
         check_values(condition, constraints.real, name="condition")
         if rows is not None and len(condition) not in (1, rows):
             raise ValueError(f"condition: expected {rows} rows, as x has, got {len(condition)}")
-        return condition
+        return condition if rows is None else condition.expand(rows, -1)
 
     def _rows(
         self, x: Tensor | None, condition: Tensor | None, size: int | None

@@ -44,10 +44,6 @@ def linear(**kwargs):
     return VAE((4,), 2, likelihood=likelihoods.Gaussian(scale=0.7), encoder=network(), decoder=network(), **kwargs)
 
 
-# A data frame's values are read-only under pandas 3, and torch warns of any such array although nobody writes to it.
-from_frame = pytest.mark.filterwarnings("ignore:The given NumPy array is not writable:UserWarning")
-
-
 def rows(count=ROWS, *shape):
     return torch.randn(count, *(shape or (4,)), generator=torch.Generator().manual_seed(2))
 
@@ -154,7 +150,6 @@ def test_column_and_label_names():
     assert z.where(z["label_name"] == "b", drop=True)["row"].values.tolist() == [1, 3]
 
 
-@from_frame
 def test_a_data_frame_brings_its_column_names():
     frame = pd.DataFrame(rows().numpy(), columns=list("pqrs"))
     x = dataset(to_inference_data(linear(), frame, num_samples=2), "observed_data")["x"]
@@ -419,7 +414,6 @@ def test_column_names_of_an_image_are_refused():
         to_inference_data(VAE((1, 4, 4), 2), torch.zeros(2, 1, 4, 4), columns=["a"])
 
 
-@from_frame
 def test_a_value_outside_the_support_is_named_with_its_column():
     frame = pd.DataFrame(rows().numpy(), columns=list("pqrs"))
     frame.loc[3, "r"] = np.nan

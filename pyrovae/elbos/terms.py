@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
-from pyro.poutine.subsample_messenger import _Subsample
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 Program = Callable[..., object]
@@ -68,7 +68,7 @@ class _Listener(Messenger):
         return super().__enter__()
 
     def _pyro_post_sample(self, msg: Message) -> None:
-        if isinstance(msg["fn"], _Subsample):
+        if site_is_subsample(msg):
             return
         with torch.no_grad():
             log_prob = msg["fn"].log_prob(msg["value"])

@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pyrovae.checks import trusted
 from pyrovae.evaluation.importance import CHUNK, importance_terms
 from pyrovae.evaluation.log_marginal import log_mean_weight
 from pyrovae.evaluation.psis import k_hat
-from pyrovae.modes import evaluating
+from pyrovae.evaluation.units import ACTIVE, posterior_moments
 from pyrovae.vae import VAE
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ACTIVE = 0.01
-"""A unit is active where the variance over rows of its posterior mean is above this (Burda et al. 2015)."""
 TRUSTED_K = 0.7
 """Above this k-hat the importance-sampling estimate of a row is not to be trusted (Vehtari et al. 2024)."""
 
@@ -135,19 +132,8 @@ def evaluate(
             columns.setdefault(name, []).append(values.double().cpu())
     rows = pd.DataFrame({name: torch.cat(parts).numpy() for name, parts in columns.items()})
     rows.index.name = "row"
-    variance = _posterior_means(vae, x, condition).var(0, correction=0).cpu().numpy()
+    variance = posterior_moments(vae, x, condition)[0].var(0, correction=0).numpy()
     units = pd.DataFrame({"variance": variance, "active": variance > ACTIVE})
     units.index.name = "unit"
     discrete = getattr(vae.likelihood.piece.support, "is_discrete", False)
     return Evaluation(rows, units, num_samples, vae.event_shape.numel() if discrete else None)
-
-
-def _posterior_means(vae: VAE, x: Tensor, condition: Tensor | None, batch: int = 2048) -> Tensor:
-    """E[z | x] of each row, ``(N, D)``."""
-    with evaluating(vae), trusted():
-        parts = []
-        for first in range(0, len(x), batch):
-            rows = slice(first, first + batch)
-            c = condition if condition is None or len(condition) == 1 else condition[rows]
-            parts.append(vae.encode(x[rows], c).mean)
-        return torch.cat(parts)

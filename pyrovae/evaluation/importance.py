@@ -12,6 +12,7 @@ from pyrovae import elbos
 from pyrovae.checks import trusted
 from pyrovae.elbos import Terms
 from pyrovae.modes import evaluating, isolated
+from pyrovae.training.batches import ordered
 from pyrovae.vae import VAE
 
 CHUNK = 2**14
@@ -41,17 +42,15 @@ def importance_terms(
         trusted(),
         tqdm(total=len(x), disable=not progress, unit="row", desc="importance sampling", delay=2) as bar,
     ):
-        for first in range(0, len(x), step):
-            rows = slice(first, min(first + step, len(x)))
-            c = condition if condition is None or len(condition) == 1 else condition[rows]
+        for rows, part, c in ordered(x, condition, step):
             parts = [
-                elbos.terms(vae.model, vae.guide, x[rows], c, min(draws, num_samples - start))
+                elbos.terms(vae.model, vae.guide, part, c, min(draws, num_samples - start))
                 for start in range(0, num_samples, draws)
             ]
             result = Terms(*(torch.cat(part) for part in zip(*parts, strict=True)))
             wrong = torch.isnan(result.log_weights) | (result.log_weights == torch.inf)
             if wrong.any():
-                row = first + int(wrong.any(0).nonzero()[0])
+                row = rows.start + int(wrong.any(0).nonzero()[0])
                 raise FloatingPointError(
                     f"expected finite log-weights, got nan or inf at row {row}: the model's densities overflow there"
                 )

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.inference_data import check_labels
-from pyrovae.plots.rows import MAX_ROWS, first_rows, posterior
+from pyrovae.checks import check_labels
+from pyrovae.evaluation.units import posterior_moments
+from pyrovae.plots.rows import MAX_ROWS, first_rows
 from pyrovae.plots.style import FIRST, MARKERS, MAX_CLASSES, PALETTE, counted, new_figure, square
 from pyrovae.vae import VAE
 
@@ -47,7 +48,7 @@ def plot_latent(
     """
     x, condition, total = first_rows(vae, x, condition, MAX_ROWS)
     labels, names = check_labels(labels, label_names, total)
-    mean, deviation = posterior(vae, x, condition)
+    mean, deviation = posterior_moments(vae, x, condition)
     points, axes = _plane(mean, deviation)
     figure = new_figure(7, 5.6, "compressed")
     ax = figure.subplots()

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pyrovae.plots.grid import centres, fill, grid
 from pyrovae.plots.panels import flat, panels
-from pyrovae.plots.rows import MAX_ROWS, batches, column_names, first_rows, is_image
+from pyrovae.plots.rows import MAX_ROWS, column_names, first_rows, is_image
 from pyrovae.plots.style import FIRST, QUIET, counted, square, with_unit
+from pyrovae.training.batches import ordered
 from pyrovae.vae import VAE
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def plot_reconstructions(
     4
     """
     x, condition, _ = first_rows(vae, x, condition, 20 if is_image(vae) else MAX_ROWS, columns)
-    decoded = torch.cat([vae.reconstruct(part, c) for part, c in batches(x, condition)])
+    decoded = torch.cat([vae.reconstruct(part, c) for _, part, c in ordered(x, condition, 1000)])
     if not is_image(vae):
         return _table_reconstructions(x, decoded, column_names(vae, columns), unit)
     observed, decoded = (fill(images, min(len(x), 10)) for images in (x, decoded))

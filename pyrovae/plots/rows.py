@@ -1,4 +1,4 @@
-"""What a picture needs from the model: checked rows, posterior moments, decoded means."""
+"""What a picture needs from the model: checked rows, decoded means, names of columns."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from pyrovae.checks import trusted
 from pyrovae.modes import evaluating
-from pyrovae.training.batches import bounds
 from pyrovae.vae import VAE
 
 MAX_ROWS = 5000
@@ -28,22 +25,7 @@ def first_rows(
     """The first ``most`` rows of checked data, a row of condition for each, and how many rows there are in all."""
     x = vae.check(x, columns)
     condition = vae.check_condition(condition, len(x))
-    if condition is not None:
-        condition = condition.expand(len(x), -1)[:most]
-    return x[:most], condition, len(x)
-
-
-def batches(x: Tensor, condition: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
-    """Rows a thousand at a time, so that a large network has room."""
-    parts = [slice(first, last) for first, last in bounds(len(x), 1000)]
-    return [(x[part], None if condition is None else condition[part]) for part in parts]
-
-
-def posterior(vae: VAE, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of q(z | x), each ``(N, D)``, on the CPU."""
-    with evaluating(vae), trusted():
-        posteriors = [vae.encode(part, c) for part, c in batches(x, condition)]
-        return torch.cat([q.mean for q in posteriors]).cpu(), torch.cat([q.stddev for q in posteriors]).cpu()
+    return x[:most], None if condition is None else condition[:most], len(x)
 
 
 def decode(vae: VAE, z: Tensor, condition: Tensor | None) -> Tensor:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyrovae.evaluation.evaluate import ACTIVE
+from pyrovae.evaluation.units import ACTIVE, posterior_moments
 from pyrovae.modes import evaluating, isolated
 from pyrovae.plots.grid import centres, grid, short
-from pyrovae.plots.rows import MAX_ROWS, column_names, decode, first_rows, is_image, posterior
+from pyrovae.plots.rows import MAX_ROWS, column_names, decode, first_rows, is_image
 from pyrovae.plots.style import counted, cut, new_figure, with_unit
 from pyrovae.vae import VAE
 
@@ -55,7 +55,7 @@ def plot_traversal(
     first = None if condition is None else condition[:1]
     if is_image(vae) and vae.latent_dim == 2:
         return _plane_of_images(vae, first, seed)
-    variance = posterior(vae, x, condition)[0].var(0, correction=0)
+    variance = posterior_moments(vae, x, condition)[0].var(0, correction=0)
     active = int((variance > ACTIVE).sum())
     units = variance.argsort(descending=True, stable=True)[: max(1, min(active, MAX_UNITS))].tolist()
     steps = torch.linspace(-3, 3, 11 if is_image(vae) else 7)

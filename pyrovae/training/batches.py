@@ -41,6 +41,13 @@ def check_batch_norm(module: nn.Module, rows: int, batch_size: int) -> None:
             )
 
 
+def ordered(x: Tensor, condition: Tensor | None, batch_size: int) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """Every row once, in order: which rows, the rows, and their condition."""
+    for first, last in bounds(len(x), batch_size):
+        rows = slice(first, last)
+        yield rows, x[rows], None if condition is None else condition[rows]
+
+
 def shuffled(
     x: Tensor,
     condition: Tensor | None,

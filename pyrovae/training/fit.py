@@ -23,7 +23,7 @@ from pyrovae.elbos import KLWeight, Split
 from pyrovae.modes import evaluating, isolated, training
 from pyrovae.serialization import save
 from pyrovae.training import history, optimizers, schedules
-from pyrovae.training.batches import Transform, bounds, check_batch_norm, shuffled
+from pyrovae.training.batches import Transform, bounds, check_batch_norm, ordered, shuffled
 from pyrovae.training.best import Best
 from pyrovae.training.history import EpochMean, Row
 from pyrovae.training.optimizers import Joint
@@ -217,10 +217,9 @@ def _validate(vae: VAE, x: Tensor, condition: Tensor | None, batch_size: int, se
     """Mean ELBO and its split on the validation rows, with the same draws at each call."""
     mean = EpochMean()
     with isolated(seed), evaluating(vae), trusted():
-        for first, last in bounds(len(x), max(batch_size, VALIDATION_ROWS)):
-            c = None if condition is None else condition[first:last]
-            terms = elbos.terms(vae.model, vae.guide, x[first:last], c)
-            mean.add(last - first, float(terms.log_weights.sum()), terms)
+        for _, part, c in ordered(x, condition, max(batch_size, VALIDATION_ROWS)):
+            terms = elbos.terms(vae.model, vae.guide, part, c)
+            mean.add(len(part), float(terms.log_weights.sum()), terms)
     row = mean.row()
     return {f"validation_{key}": row[key] for key in ("elbo", "reconstruction", "kl")}
 

@@ -1,0 +1,98 @@
+"""What all tests share: clean global state, small models, and a VAE whose every number is known in closed form."""
+
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from torch import nn
+
+from pyrovae import VAE, likelihoods
+from pyrovae.datasets import LinearGaussian
+from pyrovae.distributions import inverse_scale
+
+if os.environ.get("PYTEST_XDIST_WORKER"):
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def clean():
+    """Each test starts from an empty param store, seed 0 and Pyro's checks on, and leaves all as it was."""
+    store, dtype = pyro.get_param_store(), torch.get_default_dtype()
+    flags = torch.distributions.Distribution._validate_args
+    numpy_state = np.random.get_state()
+    with store.scope(), torch.random.fork_rng(), pyro.validation_enabled(True):
+        store.clear()
+        torch.manual_seed(0)
+        yield
+    torch.set_default_dtype(dtype)
+    torch.distributions.Distribution.set_default_validate_args(flags)
+    np.random.set_state(numpy_state)
+
+
+@pytest.fixture
+def tiny():
+    """Makes a small Gaussian VAE of 3 columns and 2 latent dimensions, the same at each call."""
+
+    def make(event_shape=(3,), latent_dim=2, seed=0, likelihood="gaussian(scale=1.0)", **arguments):
+        torch.manual_seed(seed)
+        arguments = {"encoder": "mlp(hidden=[8])", "decoder": "mlp(hidden=[8])", **arguments}
+        return VAE(event_shape, latent_dim, likelihood=likelihood, **arguments)
+
+    return make
+
+
+@pytest.fixture
+def linear():
+    """Makes a linear-Gaussian VAE, its closed forms and rows of data.
+
+    With ``shift=0`` and ``stretch=1`` its guide is the exact posterior. Otherwise its mean is moved by ``shift``
+    and its sd multiplied by ``stretch``; `loc` and `covariance` are those of the guide either way.
+    """
+
+    def make(
+        n=20, d=6, k=2, *, shift=0.0, stretch=1.0, scale=0.5, dtype=torch.float64, event_shape=None, likelihood=None
+    ):
+        truth = LinearGaussian.random(d, k, scale=scale, seed=3)
+        x = truth.sample(n, seed=4)
+        mean, covariance = truth.posterior(x)
+        slope = covariance @ truth.weight.T / truth.scale**2
+        sd = stretch * covariance.diagonal().sqrt()
+        shape = event_shape or (d,)
+        vae = VAE(
+            shape,
+            k,
+            likelihood=likelihood or likelihoods.Gaussian(scale=scale),
+            encoder=nn.Identity(),
+            decoder=nn.Identity(),
+        ).double()
+        with torch.no_grad():
+            vae.likelihood.head.weight.copy_(truth.weight)
+            vae.likelihood.head.bias.copy_(truth.bias)
+            raw = inverse_scale(sd, vae.posterior.piece.floor)
+            vae.posterior.head.weight.copy_(torch.cat([slope, torch.zeros_like(slope)]))
+            vae.posterior.head.bias.copy_(torch.cat([shift - slope @ truth.bias, raw]))
+        return SimpleNamespace(
+            vae=vae.to(dtype),
+            truth=truth,
+            rows=x,
+            x=x.reshape(n, *shape).to(dtype),
+            loc=mean + shift,
+            covariance=torch.diag(sd**2),
+            log_prob=truth.log_prob(x),
+        )
+
+    return make
+
+
+@pytest.fixture
+def same():
+    """Whether two modules have bit-identical parameters and buffers."""
+
+    def check(a, b):
+        ours, theirs = a.state_dict(), b.state_dict()
+        return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+    return check
