@@ -18,6 +18,9 @@ from pyrovae.modes import evaluating
 from pyrovae.parameters import register
 from pyrovae.piece import Piece
 
+HEAD_GAIN = 0.1
+"""What the first weights of the decoder's head are multiplied by."""
+
 
 class VAE(nn.Module):
     r"""A variational autoencoder as a Pyro program.
@@ -87,6 +90,10 @@ class VAE(nn.Module):
             condition_dim=condition_dim,
             name="encoder",
         )
+        with torch.no_grad():
+            # The model starts near the data mean. With full weights, the noise of the first draws of z costs so much
+            # that the posterior learns to be the prior before the decoder has learned to listen.
+            self.likelihood.head.weight.mul_(HEAD_GAIN)
         self.prior.to(self.likelihood.head.weight)
         _check_one_kind(self)
         check_same_support(self.prior.example(), self.posterior.example())

@@ -297,6 +297,17 @@ def test_sample(case):
     assert (means[0] != means[1]).any(), "one draw for all rows"
 
 
+def test_sample_and_reconstruct_go_through_the_condition(conditional):
+    torch.manual_seed(3)
+    z = torch.randn(6, 2)
+    torch.manual_seed(3)
+    assert torch.equal(conditional.sample(6, C, mean=True), conditional.decode(z, C).mean)
+    torch.manual_seed(3)
+    assert not torch.allclose(conditional.sample(6, -C, mean=True), conditional.decode(z, C).mean)
+    expected = conditional.decode(conditional.encode(IMAGES, C).mean, C).mean
+    assert torch.equal(conditional.reconstruct(IMAGES, C), expected)
+
+
 def test_samples_are_of_the_model(linear):
     """Mean and covariance of 20,000 rows against b and W W' + s^2 I."""
     exact = linear()

@@ -22,14 +22,18 @@ def activation(name: str) -> nn.Module:
     return ACTIVATIONS[choose(name, ACTIVATIONS, "activation")]()
 
 
-def glorot(module: nn.Module) -> nn.Module:
-    """Glorot uniform weights and zero biases in every layer (Glorot & Bengio 2010); returns the module.
+def initialize(module: nn.Module, activation: str = "linear") -> nn.Module:
+    """Weights that keep the variance of a signal through layers with this activation, and zero biases.
 
-    https://proceedings.mlr.press/v9/glorot10a.html
+    Glorot uniform for tanh and for linear layers (Glorot & Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html);
+    He uniform for those that pass half of their input (He et al. 2015, https://arxiv.org/abs/1502.01852): from a latent
+    vector much shorter than the layer, Glorot's weights would leave units that hardly move. Returns the module.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+            if activation in ("tanh", "linear"):
+                nn.init.xavier_uniform_(layer.weight)
+            else:
+                nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
     return module

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.networks.activation import activation as make_activation
-from pyrovae.networks.activation import glorot
+from pyrovae.networks.activation import initialize
 
 
 def _sizes(shape: Sequence[int], steps: int) -> list[tuple[int, int]]:
@@ -55,7 +55,7 @@ class Conv(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Flatten())
         self.dense = nn.Linear(widths[-1] * height * width + condition_dim, features)
         self.last = make_activation(activation)
-        glorot(self)
+        initialize(self, activation)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         x = self.layers(x)
@@ -96,7 +96,7 @@ class ConvTranspose(nn.Module):
             up = nn.ConvTranspose2d(a, b, 3, stride=2, padding=1, output_padding=extra)
             layers += [up, make_activation(activation)]
         self.layers = nn.Sequential(*layers)
-        glorot(self)
+        initialize(self, activation)
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         z = z.flatten(1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.networks.activation import activation as make_activation
-from pyrovae.networks.activation import glorot
+from pyrovae.networks.activation import initialize
 
 
 class MLP(nn.Module):
@@ -42,7 +42,7 @@ class MLP(nn.Module):
         layers = [
             m for a, b in zip(widths, widths[1:], strict=False) for m in (nn.Linear(a, b), make_activation(activation))
         ]
-        self.layers = glorot(nn.Sequential(*layers))
+        self.layers = initialize(nn.Sequential(*layers), activation)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         x = x.flatten(1)
