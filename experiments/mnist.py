@@ -20,6 +20,7 @@ import pyrovae
 from pyrovae.training.history import Row
 
 PUBLISHED = {5: -113.0, 10: -108.0, 20: -104.6}
+"""Read off the tutorial's figure, by its epochs: they are counted from 0, so epoch 5 is tested after six passes."""
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -39,10 +40,11 @@ def grey(data: pyrovae.datasets.Dataset, epochs: int, seed: int, device: str) ->
 
     def test_elbo(vae: pyrovae.VAE, row: Row) -> None:
         summary = pyrovae.evaluate(vae, data.test, num_samples=1, progress=False).summary()
-        epoch = int(row["epoch"])
+        epoch = int(row["epoch"]) - 1
         figures.append(
             {
-                "epoch": epoch,
+                "tutorial_epoch": epoch,
+                "passes": epoch + 1,
                 "test_elbo": summary["elbo"],
                 "standard_error": summary["elbo_standard_error"],
                 "published": PUBLISHED.get(epoch, float("nan")),
@@ -73,7 +75,7 @@ def binarized(root: str, epochs: int, num_samples: int, seed: int, device: str) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-root", default="data", help="folder that holds MNIST/raw")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=21)
     parser.add_argument("--num-samples", type=int, default=1000, help="importance samples a test row")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
@@ -83,7 +85,7 @@ def main() -> None:
     data = pyrovae.datasets.load("mnist", root=options.data_root, binarize="none")
     curve = grey(data, options.epochs, options.seed, options.device)
     curve.round(4).to_csv(RESULTS / "mnist_grey.csv", index=False)
-    print(curve[curve["published"].notna() | (curve["epoch"] == options.epochs)].round(2).to_string(index=False))
+    print(curve[curve["published"].notna() | (curve["passes"] == options.epochs)].round(2).to_string(index=False))
 
     honest = binarized(options.data_root, options.epochs, options.num_samples, options.seed, options.device)
     pd.DataFrame([honest]).round(4).to_csv(RESULTS / "mnist_binarized.csv", index=False)

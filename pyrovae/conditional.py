@@ -10,7 +10,6 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyrovae.modes import evaluating
-from pyrovae.networks.activation import initialize
 from pyrovae.piece import Piece
 
 
@@ -67,7 +66,8 @@ class Conditional(nn.Module):
         width, each = features[0].numel(), count
         if self.maps:
             width, each = features.shape[1], count // self.event_shape[1:].numel()
-        self.head = initialize(nn.Linear(width, each)).to(features)
+        self.head = nn.Linear(width, each).to(features)
+        nn.init.zeros_(self.head.bias)
         piece.to(features)
 
     def _zeros(self) -> list[Tensor]:

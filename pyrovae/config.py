@@ -17,7 +17,7 @@ class Training:
     """Draws from the posterior for each row and step."""
     epochs: int = 100
     """Passes over the training rows, at most."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Rows a step; a last batch of a single row joins the one before it."""
     lr: float = 1e-3
     """Learning rate of the first epoch."""

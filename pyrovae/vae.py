@@ -18,7 +18,7 @@ from pyrovae.modes import evaluating
 from pyrovae.parameters import register
 from pyrovae.piece import Piece
 
-HEAD_GAIN = 0.1
+HEAD_GAIN = 0.3
 """What the first weights of the decoder's head are multiplied by."""
 
 

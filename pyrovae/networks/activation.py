@@ -22,18 +22,20 @@ def activation(name: str) -> nn.Module:
     return ACTIVATIONS[choose(name, ACTIVATIONS, "activation")]()
 
 
-def initialize(module: nn.Module, activation: str = "linear") -> nn.Module:
-    """Weights that keep the variance of a signal through layers with this activation, and zero biases.
+def initialize(module: nn.Module, activation: str) -> None:
+    """First weights that suit layers with this activation, in place.
 
-    Glorot uniform for tanh and for linear layers (Glorot & Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html);
-    He uniform for those that pass half of their input (He et al. 2015, https://arxiv.org/abs/1502.01852): from a latent
-    vector much shorter than the layer, Glorot's weights would leave units that hardly move. Returns the module.
+    - tanh: Glorot uniform and zero biases (Glorot & Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html);
+    - softplus: as torch makes them, smaller: its output at 0 is not 0, and larger weights train worse;
+    - all others: He uniform and zero biases (He et al. 2015, https://arxiv.org/abs/1502.01852). With torch's smaller
+      weights the signal of z fades from layer to layer, and the posterior collapses before the decoder listens.
     """
+    if activation == "softplus":
+        return
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            if activation in ("tanh", "linear"):
+            if activation == "tanh":
                 nn.init.xavier_uniform_(layer.weight)
             else:
                 nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-    return module

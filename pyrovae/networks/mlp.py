@@ -42,7 +42,8 @@ class MLP(nn.Module):
         layers = [
             m for a, b in zip(widths, widths[1:], strict=False) for m in (nn.Linear(a, b), make_activation(activation))
         ]
-        self.layers = initialize(nn.Sequential(*layers), activation)
+        self.layers = nn.Sequential(*layers)
+        initialize(self, activation)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         x = x.flatten(1)
