@@ -40,9 +40,12 @@ def words(support: constraints.Constraint) -> str:
 
 
 @contextmanager
-def trusted() -> Iterator[None]:
-    """Inside: values are not looked at again, because the caller has checked them all. Shapes still are."""
-    token = _trusted.set(True)
+def trusted(trust: bool = True) -> Iterator[None]:
+    """Inside: values are not looked at again, because the caller has checked them all. Shapes still are.
+
+    ``trusted(False)`` looks at them again, for code of the user's that is called from inside.
+    """
+    token = _trusted.set(trust)
     try:
         yield
     finally:
@@ -57,7 +60,10 @@ def as_rows(values: Any, event_shape: Sequence[int], name: str = "x", like: Tens
     """
     if not isinstance(values, Tensor):
         try:
-            values = torch.as_tensor(values.to_numpy(copy=True) if hasattr(values, "to_numpy") else values)
+            if hasattr(values, "to_numpy"):
+                values = values.to_numpy(dtype="float64", na_value=np.nan, copy=True)
+            # A copy where strides are negative or memory is read-only, neither of which torch takes.
+            values = torch.as_tensor(values.copy() if isinstance(values, np.ndarray) else values)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"{name}: expected numbers of shape (N, {_inside(event_shape)}), got {type(values).__name__} "
@@ -141,7 +147,8 @@ def check_same_support(prior: Distribution, posterior: Distribution) -> None:
 
 
 def _base(support: constraints.Constraint) -> constraints.Constraint:
-    while isinstance(support, constraints.independent):
+    # Independent and MixtureSameFamily wrap the constraint of what they are made of.
+    while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support
 

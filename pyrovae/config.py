@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -39,10 +40,11 @@ class Training:
     """auto (a GPU where there is one), cpu, cuda or cuda:1."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "num_particles", "epochs", "batch_size")
-        _at_least(self, 0, "beta", "warmup", "seed")
+        _whole(self, 1, "num_particles", "epochs", "batch_size")
+        _whole(self, 0, "seed")
+        _at_least(self, 0, "beta", "warmup")
         if self.patience is not None:
-            _at_least(self, 1, "patience")
+            _whole(self, 1, "patience")
         for name in ("lr", "clip_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -68,7 +70,7 @@ class Architecture:
     """Network of the likelihood: mlp or conv."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "latent_dim")
+        _whole(self, 1, "latent_dim")
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,16 @@ class Evaluating:
     """Draws a row in inference_data.nc."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 2, "num_samples", "export_draws")
-        _at_least(self, 1, "export_rows")
+        _whole(self, 2, "num_samples", "export_draws")
+        _whole(self, 1, "export_rows")
+
+
+def _whole(config: object, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    _at_least(config, least, *names)
 
 
 def _at_least(config: object, least: int, *names: str) -> None:

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 import pyro
 import torch
 from torch import nn
+from torch.distributions import Distribution
 
 
 @contextmanager
@@ -38,6 +39,8 @@ def isolated(seed: int | None, *, validation: bool | None = None) -> Iterator[No
     """
     with ExitStack() as stack:
         stack.enter_context(pyro.get_param_store().scope())
+        # Pyro's switch sets torch's too, and puts back only its own.
+        stack.callback(Distribution.set_default_validate_args, Distribution._validate_args)
         if validation is not None:
             stack.enter_context(pyro.validation_enabled(validation))
         if seed is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 from weakref import WeakKeyDictionary
 
 import pyro
@@ -31,5 +32,7 @@ def register(module: nn.Module) -> None:
             parameter.data = parameter.data.contiguous()
         full_name = f"{_names[module]}$$${name}"
         if full_name in store and store[full_name].unconstrained() is not parameter:
-            del store[full_name]
+            # KeyError: another module shares the tensor, and the store has its name for it.
+            with suppress(KeyError):
+                del store[full_name]
         pyro.param(full_name, parameter)

@@ -51,6 +51,10 @@ def make(value: Any, family: Family, kind: str, **context: Any) -> Any:  # noqa:
         name, arguments = str(value["name"]), {k: v for k, v in value.items() if k != "name"}
     elif isinstance(value, str):
         name, arguments = parse(value, kind)
+    elif isinstance(value, type):
+        raise ValueError(
+            f"{kind}: expected a name or an object, got the class {value.__name__}: write {value.__name__}()"
+        )
     else:
         return value
     constructor = family[choose(name, family, kind)]

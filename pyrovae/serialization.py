@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -92,25 +93,30 @@ def load(
     try:
         with safe_open(str(file), "pt") as opened:
             header = json.loads((opened.metadata() or {})["pyrovae"])
-    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+        sizes = {key: header[key] for key in ("event_shape", "latent_dim", "condition_dim")}
+        described = {kind: header[kind] for kind in _FAMILIES}
+        dtype, training = getattr(torch, header["dtype"]), bool(header["training"])
+    except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError, OSError) as error:
         raise ValueError(
             f"{file}: expected a model that pyrovae.save wrote, got an unreadable file ({error})"
         ) from error
     given = dict(prior=prior, likelihood=likelihood, posterior=posterior, encoder=encoder, decoder=decoder)
-    parts: dict[str, Any] = {}
-    for kind, family in _FAMILIES.items():
-        custom = header[kind].get("custom")
-        if custom and given[kind] is None:
-            raise ValueError(f"{file}: its {kind} is a {custom}, not one of pyrovae's: pass load(..., {kind}=...)")
-        parts[kind] = given[kind] if given[kind] is not None else registry.make(header[kind], family, kind)
-    sizes = {key: header[key] for key in ("event_shape", "latent_dim", "condition_dim")}
-    with torch.random.fork_rng():
-        vae = VAE(**sizes, **parts).to(getattr(torch, header["dtype"]))
+    for kind, part in described.items():
+        if "custom" in part and given[kind] is None:
+            raise ValueError(f"{file}: its {kind} is a {part['custom']}, not pyrovae's: pass load(..., {kind}=...)")
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        # Whoever made the parts was warned of them.
+        warnings.simplefilter("ignore", UserWarning)
+        parts = {
+            kind: registry.make(part, _FAMILIES[kind], kind) if given[kind] is None else given[kind]
+            for kind, part in described.items()
+        }
+        vae = VAE(**sizes, **parts).to(dtype)
     try:
         load_model(vae, str(file))
     except RuntimeError as error:
         raise ValueError(f"{file}: its tensors do not fit the model ({error})") from error
-    return vae.to(device).train(header["training"])
+    return vae.to(device).train(training)
 
 
 def _file(path: str | os.PathLike[str]) -> Path:

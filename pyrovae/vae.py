@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import pyro
@@ -71,8 +72,12 @@ class VAE(nn.Module):
         self.condition_dim = _count(condition_dim, "condition_dim", 0)
         sizes = {"event_shape": self.event_shape, "condition_dim": self.condition_dim}
         z_shape = (self.latent_dim,)
-        encoder = registry.make(encoder or "mlp", networks.ENCODERS, "encoder", in_shape=self.event_shape, **sizes)
-        decoder = registry.make(decoder or "mlp", networks.DECODERS, "decoder", in_shape=z_shape, **sizes)
+        encoder = registry.make(
+            "mlp" if encoder is None else encoder, networks.ENCODERS, "encoder", in_shape=self.event_shape, **sizes
+        )
+        decoder = registry.make(
+            "mlp" if decoder is None else decoder, networks.DECODERS, "decoder", in_shape=z_shape, **sizes
+        )
         self.prior = Conditional(priors.make(prior), None, (), z_shape, name="prior")
         self.likelihood = Conditional(
             likelihoods.make(likelihood),
@@ -142,7 +147,8 @@ class VAE(nn.Module):
         z = torch.as_tensor(z).to(dtype=like.dtype, device=like.device)
         if z.ndim == 0 or z.shape[-1] != self.latent_dim:
             raise ValueError(f"z: expected shape (..., {self.latent_dim}), got {tuple(z.shape)}")
-        return self.likelihood(z, self.check_condition(condition, None))
+        condition = self.check_condition(condition, z.shape[-2] if z.ndim > 1 else 1)
+        return self.likelihood(z, condition if condition is None or z.ndim > 1 else condition[0])
 
     def sample(self, n: int, condition: Tensor | None = None, *, mean: bool = False) -> Tensor:
         """n rows from the model, ``(n, *event_shape)``: draws of x, or with ``mean=True`` the means E[x | z]."""
@@ -194,6 +200,12 @@ class VAE(nn.Module):
         check_values(x, piece.support, owner=type(piece).__name__, remedy=getattr(piece, "remedy", ""), columns=columns)
         return x
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The param store leaves a weak reference on each parameter, which copies and pickles cannot hold.
+        for parameter in self.parameters():
+            parameter.__dict__.pop("unconstrained", None)
+        return super().__getstate__()
+
     @property
     def like(self) -> Tensor:
         """A parameter of the dtype and the device that data must have."""
@@ -237,9 +249,9 @@ class VAE(nn.Module):
 
 
 def _count(value: int, name: str, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
-    return value
+    return int(value)
 
 
 def _check_one_kind(module: nn.Module) -> None:

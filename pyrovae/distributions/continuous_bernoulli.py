@@ -78,7 +78,9 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
         flat, logit = self._nonzero_logits()
         shrink = torch.expm1(-logit.abs())
         # 1 + (1 - u) shrink is u where exp(-logit) vanishes: written so, it keeps the digits of a small u.
-        tail = torch.where(logit < 1, torch.log1p((1 - value) * shrink), torch.log(value - (value - 1) * (shrink + 1)))
+        tail = torch.where(
+            logit < 1, torch.log1p((1 - value) * shrink), torch.log(value + (1 - value) * torch.exp(-logit.abs()))
+        )
         up = 1 + tail / logit
         down = torch.log1p(value * shrink) / logit
         return torch.where(flat, value, torch.where(logit > 0, up, down)).clamp(0, 1)

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def positive(value: object, expected: str) -> float:
+    """``value`` as a float, if it is a finite number above 0; otherwise a ValueError that begins with ``expected``."""
+    try:
+        number = float(value)  # type: ignore[arg-type] - what does not convert is the point
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ValueError(f"{expected} a finite number above 0, got {value!r}")
+    return number
 
 
 def to_scale(raw: Tensor, floor: float) -> Tensor:

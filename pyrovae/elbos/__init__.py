@@ -4,11 +4,17 @@ Any object of `pyro.infer` works where a name does. Pyro's own are re-exported w
 (wrong under subsampling) and TraceTailAdaptive_ELBO (ranks wrongly) are not.
 """
 
+import copy
 from collections.abc import Callable
 from typing import NamedTuple
 
 from pyro.infer import (
     ELBO,
+    JitTrace_ELBO,
+    JitTraceEnum_ELBO,
+    JitTraceGraph_ELBO,
+    JitTraceMeanField_ELBO,
+    ReweightedWakeSleep,
     Trace_ELBO,
     TraceEnum_ELBO,
     TraceGraph_ELBO,
@@ -20,7 +26,16 @@ from pyrovae.elbos.kl_weight import KLWeight
 from pyrovae.elbos.terms import Split, Terms, terms
 from pyrovae.registry import choose
 
-__all__ = ["ABOUT", "FAMILY", "KLWeight", "Split", "Terms", "is_regularizable", "make", "terms"]
+__all__ = ["ABOUT", "FAMILY", "KLWeight", "Split", "Terms", "for_fit", "is_regularizable", "make", "terms"]
+
+UNFIT = (
+    JitTrace_ELBO,
+    JitTraceEnum_ELBO,
+    JitTraceGraph_ELBO,
+    JitTraceMeanField_ELBO,
+    ReweightedWakeSleep,
+    TraceTailAdaptive_ELBO,
+)
 
 FAMILY: dict[str, Callable[..., ELBO]] = {
     "elbo": Trace_ELBO,
@@ -63,6 +78,22 @@ def make(value: str | ELBO, num_particles: int = 1) -> ELBO:
         return value
     name = choose(value, FAMILY, "elbo")
     return FAMILY[name](num_particles=num_particles, vectorize_particles=num_particles > 1, max_plate_nesting=1)
+
+
+def for_fit(elbo: ELBO) -> ELBO:
+    """A copy of an estimator for one VAE, whose plate depth is known: the guess that Pyro would make runs the model.
+
+    Raises:
+        ValueError: for an estimator that reports no single finite bound, or that hides the draws from the history.
+    """
+    if isinstance(elbo, UNFIT):
+        raise ValueError(
+            f"elbo: {type(elbo).__name__} works with pyro.infer.SVI(vae.model, vae.guide, ...), but fit cannot report "
+            "a history with it. Choose another."
+        )
+    elbo = copy.copy(elbo)
+    elbo.max_plate_nesting = 1 + (elbo.vectorize_particles and elbo.num_particles > 1)
+    return elbo
 
 
 def is_regularizable(elbo: ELBO) -> bool:

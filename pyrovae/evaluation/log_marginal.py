@@ -25,17 +25,17 @@ class LogMarginal(NamedTuple):
 def log_mean_weight(log_weights: Tensor) -> LogMarginal:
     r"""From log-weights ``(K, N)``: :math:`\log \frac1K \sum_k w_k` and its standard error by the delta method,
 
-    .. math:: \text{se} = \sqrt{\frac{1}{K - 1} \Bigl( K \frac{\sum_k w_k^2}{(\sum_k w_k)^2} - 1 \Bigr)}
+    .. math:: \text{se} = \frac{1}{\sqrt K} \sqrt{\frac{1}{K - 1} \sum_k (w_k / \bar w - 1)^2}
 
-    which is the coefficient of variation of the weights over :math:`\sqrt K`.
+    which is the coefficient of variation of the weights over :math:`\sqrt K`; 0 for a single draw.
 
     >>> log_mean_weight(torch.tensor([[1.0], [1.0]]))
     LogMarginal(value=tensor([1.]), standard_error=tensor([0.]))
     """
     count = len(log_weights)
-    total = torch.logsumexp(log_weights, 0)
-    ratio = count * torch.exp(torch.logsumexp(2 * log_weights, 0) - 2 * total)
-    return LogMarginal(total - math.log(count), ((ratio - 1).clamp_min(0) / max(count - 1, 1)).sqrt())
+    value = torch.logsumexp(log_weights, 0) - math.log(count)
+    squares = (torch.exp(log_weights - value) - 1).square().sum(0)
+    return LogMarginal(value, (squares / (count * max(count - 1, 1))).sqrt())
 
 
 def log_marginal(

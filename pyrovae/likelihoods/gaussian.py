@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae.distributions import inverse_scale, to_scale
+from pyrovae.distributions import inverse_scale, positive, to_scale
 from pyrovae.piece import Piece
 
 MODES = ("shared", "per_dimension", "network")
@@ -47,12 +47,9 @@ class Gaussian(Piece):
         self, scale: float | Literal["shared", "per_dimension", "network"] = "shared", floor: float = 1e-3
     ) -> None:
         super().__init__()
-        if (isinstance(scale, str) and scale not in MODES) or (not isinstance(scale, str) and not scale > 0):
-            raise ValueError(f"gaussian: expected scale above 0 or one of {', '.join(MODES)}, got {scale!r}")
-        if not floor > 0:
-            raise ValueError(f"gaussian: expected floor above 0, got {floor!r}")
-        self.scale = scale
-        self.floor = floor
+        known = f"gaussian scale: expected {', '.join(MODES)}, or"
+        self.scale = scale if scale in MODES else positive(scale, known)
+        self.floor = positive(floor, "gaussian floor: expected")
 
     def build(self, event_shape: Sequence[int]) -> int:
         super().build(event_shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyrovae.distributions import to_scale
+from pyrovae.distributions import positive, to_scale
 from pyrovae.piece import Piece
 
 
@@ -29,7 +29,7 @@ class Normal(Piece):
 
     def __init__(self, floor: float = 1e-4) -> None:
         super().__init__()
-        self.floor = floor
+        self.floor = positive(floor, "normal floor: expected")
 
     def forward(self, params: Tensor) -> dist.TorchDistribution:
         loc, raw_scale = self.split(params)

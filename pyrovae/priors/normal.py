@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.distributions import inverse_scale, to_scale
+from pyrovae.distributions import inverse_scale, positive, to_scale
 from pyrovae.piece import Piece
 
 
@@ -34,7 +34,7 @@ class Normal(Piece):
     def __init__(self, learned: bool = False, floor: float = 1e-3) -> None:
         super().__init__()
         self.learned = learned
-        self.floor = floor
+        self.floor = positive(floor, "normal floor: expected")
 
     def build(self, event_shape: Sequence[int]) -> int:
         loc, scale = torch.zeros(event_shape), torch.ones(event_shape)

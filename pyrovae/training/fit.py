@@ -112,7 +112,7 @@ def fit(
         batch_size=batch_size, lr=lr, clip_norm=clip_norm, beta=beta, warmup=warmup, patience=patience, seed=seed,
         device=device,
     )  # fmt: skip
-    estimator = elbos.make(elbo, num_particles)
+    estimator = elbos.for_fit(elbos.make(elbo, num_particles))
     weighted = beta != 1 or warmup > 0
     if weighted and not elbos.is_regularizable(estimator):
         raise ValueError(
@@ -123,16 +123,21 @@ def fit(
         raise ValueError("patience: expected validation rows to judge by, got none: pass validation=")
     factor = schedules.make(schedule)
     vae.to(find_device(device))
-    x, condition = _checked(vae, x, condition, transform)
+    # With a transform, one draw of it stands for the data here, and every later one is checked at its step.
+    x = as_rows(x, vae.event_shape, like=vae.like)
+    seen = vae.check(x if transform is None else transform(x, torch.Generator().manual_seed(seed)))
+    condition = vae.check_condition(condition, len(x))
     if validation is not None:
-        validation, validation_condition = _checked(vae, validation, validation_condition)
+        validation = vae.check(validation)
+        validation_condition = vae.check_condition(validation_condition, len(validation))
     check_batch_norm(vae, len(x), batch_size)
-    vae.likelihood.initialize(x)
-    _look(vae, x, condition, transform, batch_size, seed)
+    vae.likelihood.initialize(seen)
+    _look(vae, seen[:batch_size], None if condition is None else condition[:batch_size], seed)
 
     split = Split(vae.model, vae.guide)
     weight = KLWeight(beta)
     model, guide = (weight(split.model), weight(split.guide)) if weighted else (split.model, split.guide)
+    vae.zero_grad()
     joint = Joint(optimizers.make(optimizer, vae.parameters(), lr), clip_norm)
     svi = SVI(model, guide, joint, estimator)
     best = Best(vae, beta, patience, warmup)
@@ -144,7 +149,6 @@ def fit(
         stack.enter_context(training(vae))
         stack.callback(best.restore)
         if transform is None:
-            # All rows are checked; what a transform makes is checked at each step.
             stack.enter_context(trusted())
         bar = stack.enter_context(tqdm(total=epochs * steps, disable=not progress, unit="step"))
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
@@ -161,6 +165,7 @@ def fit(
                         f"expected a finite loss, got {loss} at epoch {epoch + 1}, step {i + 1}. The model has the "
                         f"weights of epoch {best.epoch} back. Try a lower lr (now {rate:g}) or clip_norm."
                     )
+                best.confirm()
                 mean.add(len(batch), -loss, split.take())
                 bar.update()
             row: Row = {"epoch": epoch + 1, **mean.row(), "beta": weight.weight, "lr": rate}
@@ -174,12 +179,15 @@ def fit(
                 save(vae, Path(checkpoint) / "last.safetensors")
                 if improved:
                     save(vae, Path(checkpoint) / "best.safetensors")
-            if any([callback(vae, row) for callback in callbacks]):
+            with trusted(False), torch.random.fork_rng():
+                enough = any([callback(vae, row) for callback in callbacks])
+            if enough:
                 stopped = "callback"
                 break
             if best.exhausted:
                 stopped = "patience"
                 break
+        best.confirm()
     return history.frame(
         rows, best_epoch=best.epoch, seed=seed, device=str(x.device), elbo=settings.elbo, stopped=stopped
     )
@@ -195,22 +203,10 @@ def find_device(name: str) -> torch.device:
         raise ValueError(f"device: expected auto, cpu, or a GPU that torch finds, got {name!r} ({error})") from error
 
 
-def _checked(
-    vae: VAE, x: Tensor, condition: Tensor | None, transform: Transform | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """Data and condition on the model's device, every value checked unless a transform makes others of them."""
-    x = vae.check(x) if transform is None else as_rows(x, vae.event_shape, like=vae.like)
-    return x, vae.check_condition(condition, len(x))
-
-
-def _look(
-    vae: VAE, x: Tensor, condition: Tensor | None, transform: Transform | None, batch_size: int, seed: int
-) -> None:
-    """One ELBO of a first batch with all of Pyro's checks on, because training runs without them."""
+def _look(vae: VAE, x: Tensor, condition: Tensor | None, seed: int) -> None:
+    """The ELBO of a batch with all of Pyro's checks on, because training runs without them."""
     with isolated(seed, validation=True), evaluating(vae):
-        generator = torch.Generator().manual_seed(seed)
-        batch, c = next(shuffled(x, condition, batch_size, generator, transform))
-        Trace_ELBO().loss(vae.model, vae.guide, batch, c)
+        Trace_ELBO().loss(vae.model, vae.guide, x, condition)
 
 
 def _validate(vae: VAE, x: Tensor, condition: Tensor | None, batch_size: int, seed: int) -> Row:

@@ -19,11 +19,16 @@ OPTIMIZERS: Family = {"adam": Adam, "adamw": AdamW, "adamax": Adamax, "rmsprop":
 
 def make(value: str | Callable[..., Optimizer], params: Iterable[Tensor], lr: float) -> Optimizer:
     """A torch optimizer from its name (fused where torch has a fused one), or from a constructor ``(params, lr=)``."""
-    params = list(params)
+    params = [p for p in params if p.requires_grad]
     if callable(value):
-        return value(params, lr=lr)
-    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params)
-    return _make(value, OPTIMIZERS, "optimizer", params=params, lr=lr, fused=fused or None)
+        optimizer = value(params, lr=lr)
+    else:
+        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params)
+        optimizer = _make(value, OPTIMIZERS, "optimizer", params=params, lr=lr, fused=fused or None)
+    rates = {group["lr"] for group in optimizer.param_groups}
+    if rates != {lr}:
+        raise ValueError(f"optimizer: expected the learning rate as lr={lr:g} alone, got {value!r} with {rates} too")
+    return optimizer
 
 
 class Joint(PyroOptim):

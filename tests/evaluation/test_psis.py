@@ -1,0 +1,71 @@
+"""k-hat against ArviZ, against tails of a known shape, and where ArviZ gives none."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import genpareto
+
+from pyrovae import k_hat
+
+
+def arviz_k(log_weights):
+    """ArviZ's own k-hat of each row: psislw in 0.x, the same in arviz-stats for 1.x."""
+    try:
+        from arviz import psislw
+    except ImportError:
+        from arviz_stats.base import array_stats
+
+        return np.array([array_stats.psislw(row)[1] for row in log_weights.T])
+    return np.array([psislw(row)[1] for row in log_weights.T])
+
+
+@pytest.mark.parametrize("draws", [25, 26, 100, 999, 5000])
+def test_equals_arviz(draws):
+    generator = torch.Generator().manual_seed(draws)
+    noise = torch.randn(draws, 12, generator=generator, dtype=torch.float64)
+    log_weights = noise * torch.tensor([0.1, 0.5, 1.0, 3.0] * 3) - 1000
+    np.testing.assert_allclose(k_hat(log_weights).numpy(), arviz_k(log_weights.numpy()), rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [0.2, 0.5, 0.9, 1.5])
+def test_finds_the_shape_of_a_pareto_tail(shape):
+    weights = genpareto(shape).rvs((200_000, 4), random_state=1)
+    found = k_hat(torch.from_numpy(np.log(weights)))
+    # The tail has 3 sqrt(K) = 1342 draws: the standard error of the shape is (1 + k) / sqrt(1342).
+    assert (found - shape).abs().max() < 4 * (1 + shape) / math.sqrt(1342)
+
+
+def test_constant_weights_have_no_tail():
+    assert (k_hat(torch.full((1000, 3), -87.3)) == -math.inf).all()
+    rounding = torch.full((1000, 1), -87.3) + torch.randint(-1, 2, (1000, 1)) * 7e-6
+    assert (k_hat(rounding) == -math.inf).all()
+
+
+def test_one_draw_that_has_all_the_weight():
+    log_weights = torch.randn(1000, 1)
+    log_weights[17] = 1e4
+    assert k_hat(log_weights) > 1 or math.isinf(k_hat(log_weights))
+
+
+def test_too_few_draws_and_weights_that_are_no_numbers():
+    assert torch.isnan(k_hat(torch.randn(24, 2))).all()
+    log_weights = torch.randn(100, 3)
+    log_weights[5, 1], log_weights[6, 2] = math.nan, math.inf
+    assert torch.isnan(k_hat(log_weights)).tolist() == [False, True, True]
+
+
+def test_weights_of_zero_are_no_tail():
+    log_weights = torch.randn(1000, 1, dtype=torch.float64)
+    expected = k_hat(log_weights)
+    lowest = log_weights[:, 0].argsort()[:100]
+    log_weights[lowest] = -math.inf
+    assert k_hat(log_weights) == expected
+
+
+def test_rows_do_not_meet():
+    log_weights = torch.randn(500, 6) * torch.arange(1, 7)
+    together = k_hat(log_weights)
+    for row in range(6):
+        torch.testing.assert_close(k_hat(log_weights[:, row : row + 1])[0], together[row])
