@@ -44,7 +44,7 @@ def _describe(constructor: Callable[..., object], known: set[str]) -> Entry:
     """First line, own arguments and first link of a docstring."""
     text = inspect.getdoc(constructor) or ""
     first = text.split("\n\n")[0].replace("\n", " ")
-    link = re.search(r"https?://\S+?(?=[),.;]?(?:\s|$))", text)
+    link = re.search(r"https?://[^\s)]+(?<![.,;:])", text)
     arguments = [
         f"{name}={p.default!r}" for name, p in inspect.signature(constructor).parameters.items() if name not in known
     ]

@@ -24,7 +24,8 @@ def _sizes(shape: Sequence[int], steps: int) -> list[tuple[int, int]]:
 class Conv(nn.Module):
     """Strided convolutions that halve the image each time, then one dense layer: ``(B, C, H, W) -> (B, features)``.
 
-    A condition, where there is one, is joined before the dense layer.
+    A condition, where there is one, is joined before the dense layer. Strides in place of pooling are those of Radford,
+    Metz & Chintala (2015), https://arxiv.org/abs/1511.06434.
 
     Args:
         in_shape: ``(C, H, W)``.
@@ -63,7 +64,9 @@ class Conv(nn.Module):
 
 
 class ConvTranspose(nn.Module):
-    """The mirror of `Conv`: ``(B, *in_shape) -> (B, channels[-1], H, W)``, one feature map for each last channel.
+    """Transposed convolutions that double the image each time: ``(B, *in_shape) -> (B, channels[-1], H, W)``.
+
+    The mirror of `Conv`; see Radford, Metz & Chintala (2015), https://arxiv.org/abs/1511.06434.
 
     Args:
         in_shape: the shape of one input, such as ``(latent_dim,)``.

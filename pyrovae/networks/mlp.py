@@ -14,7 +14,8 @@ from pyrovae.networks.activation import initialize
 class MLP(nn.Module):
     """Fully connected layers, each followed by an activation: ``(B, *in_shape) -> (B, hidden[-1])``.
 
-    A condition, where there is one, is joined to the flattened input.
+    A condition, where there is one, is joined to the flattened input. After Rumelhart, Hinton & Williams (1986),
+    https://doi.org/10.1038/323533a0.
 
     Args:
         in_shape: the shape of one input.

@@ -150,7 +150,7 @@ def fit(
         stack.callback(best.restore)
         if transform is None:
             stack.enter_context(trusted())
-        bar = stack.enter_context(tqdm(total=epochs * steps, disable=not progress, unit="step"))
+        bar = stack.enter_context(tqdm(total=epochs * steps, disable=not progress, unit="step", mininterval=0.5))
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         for epoch in range(epochs):
             begin = time.perf_counter()
@@ -173,7 +173,7 @@ def fit(
                 row |= _validate(vae, validation, validation_condition, batch_size, seed)
             row["seconds"] = time.perf_counter() - begin
             rows.append(row)
-            bar.set_postfix_str(_postfix(row, epochs))
+            bar.set_postfix_str(_postfix(row, epochs), refresh=False)
             improved = best.see(row)
             if checkpoint is not None:
                 save(vae, Path(checkpoint) / "last.safetensors")

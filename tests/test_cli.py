@@ -1,0 +1,174 @@
+"""The command line from end to end: run folders, what is printed, and mistakes in one line."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import pyrovae
+from pyrovae import cli, pipeline
+
+QUICK = ["--epochs", "2", "--num-samples", "30", "--export-rows", "5", "--export-draws", "4", "--latent-dim", "2"]
+QUICK += ["--encoder", "mlp(hidden=[16])", "--decoder", "mlp(hidden=[16])"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(capsys, *arguments):
+    """The one line that a mistake leaves on stderr."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*arguments])
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pyrovae: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_fit_digits_leaves_a_whole_run(here, capsys):
+    cli.main(["fit", "digits", *QUICK])
+    printed = capsys.readouterr()
+    assert "ELBO" in printed.err  # the progress bar
+    for word in ("ELBO", "reconstruction", "KL", "log p(x)", "Monte Carlo", "active units", "k-hat > 0.7", "seconds"):
+        assert word in printed.out
+    assert printed.out.splitlines()[-1].split() == ["run", os.path.join("runs", "digits")]
+    run = here / "runs" / "digits"
+    names = {"config.json", "model.safetensors", "history.csv", "metrics.json", "inference_data.nc"}
+    assert names | {"figures", "checkpoints"} == {path.name for path in run.iterdir()}
+    figures = {"history.png", "reconstructions.png", "samples.png", "latent.png", "traversal.png"}
+    assert {path.name for path in (run / "figures").iterdir()} == figures
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.safetensors", "last.safetensors"}
+    config = json.loads((run / "config.json").read_text())
+    assert config["training"]["epochs"] == 2 and config["architecture"]["latent_dim"] == 2
+    assert config["model"]["likelihood"]["name"] == "bernoulli" and config["pyrovae"] == pyrovae.__version__
+    history = pd.read_csv(run / "history.csv", index_col="epoch")
+    assert history.index.tolist() == [1, 2] and {"elbo", "validation_elbo", "seconds"} <= set(history.columns)
+
+    import arviz
+
+    idata = arviz.from_netcdf(run / "inference_data.nc")
+    assert idata["posterior"]["z"].shape == (1, 4, 5, 2)
+
+    # What is written is what the model says, now and again.
+    metrics = json.loads((run / "metrics.json").read_text())
+    data = pyrovae.datasets.load("digits")
+    summary = pyrovae.evaluate(pyrovae.load(run), data.test, num_samples=30).summary()
+    assert metrics == {"dataset": "digits", "split": "test", **summary}
+    cli.main(["evaluate", str(run), "--num-samples", "40"])
+    assert json.loads((run / "metrics.json").read_text())["num_samples"] == 40
+    cli.main(["sample", str(run), "--n", "7"])
+    assert np.load(run / "samples.npy").shape == (7, 1, 8, 8) and (run / "samples.png").is_file()
+
+    # The same command again makes a folder of its own, with the same numbers.
+    cli.main(["fit", "digits", *QUICK])
+    again = here / "runs" / "digits-2"
+    state, other = (pyrovae.load(folder).state_dict() for folder in (run, again))
+    assert all(torch.equal(state[key], other[key]) for key in state)
+
+
+def test_fit_a_table_from_a_file(here, capsys):
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 3)), columns=["a", "b", "c"])
+    frame["kind"] = ["x", "y"] * 30
+    frame.to_csv("table.csv", index=False)
+    likelihood = "gaussian(scale=per_dimension)"
+    cli.main(
+        ["fit", "table.csv", "--label", "kind", "--likelihood", likelihood, "--out", "there", "--no-progress", *QUICK]
+    )
+    assert "%|" not in capsys.readouterr().err
+    config = json.loads((here / "there" / "config.json").read_text())
+    assert config["model"]["likelihood"] == {"name": "gaussian", "scale": "per_dimension", "floor": 1e-3}
+    assert "bits_per_dim" not in json.loads((here / "there" / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize(("name", "likelihood"), [("iris", "gaussian"), ("linear_gaussian", "gaussian")])
+def test_the_likelihood_suits_the_data(here, name, likelihood):
+    cli.main(["fit", name, "--out", "there", "--no-progress", *QUICK])
+    assert json.loads((here / "there" / "config.json").read_text())["model"]["likelihood"]["name"] == likelihood
+
+
+def test_grey_pixels_get_a_density(here):
+    settings = pipeline.Run("digits", data=pipeline.Data(binarize="none"))
+    data = pipeline.load_data(settings)
+    assert type(pipeline.build(settings, data).likelihood.piece).__name__ == "ContinuousBernoulli"
+
+
+def test_mistakes_are_one_line(here, capsys):
+    assert "digits" in refused(capsys, "fit", "digit") and not (here / "runs").exists()
+    assert "Did you mean 'gaussian'" in refused(capsys, "fit", "iris", "--likelihood", "gausian")
+    assert "scale" in refused(capsys, "fit", "iris", "--likelihood", "gaussian(scal=1)")
+    assert "unknown elbo 'iwe'" in refused(capsys, "fit", "iris", "--elbo", "iwe", "--out", "there")
+    assert not (here / "there").exists()  # so that the mended command works
+    assert "adam" in refused(capsys, "fit", "iris", "--optimizer", "adamm")
+    assert "0 or 1 (Bernoulli), got" in refused(capsys, "fit", "iris", "--likelihood", "bernoulli")
+    assert "mnist" in refused(capsys, "fit", "mnist", "--data-root", "nowhere")
+    assert "config.json" in refused(capsys, "evaluate", "nowhere")
+    (here / "full").mkdir()
+    (here / "full" / "file").touch()
+    assert "choose another --out" in refused(capsys, "fit", "iris", "--out", "full").lower()
+    frame = pd.DataFrame({"a": [1.0, 2.0, None, 4.0], "b": [1.0, 2.0, 3.0, 4.0]})
+    frame.to_csv("holes.csv", index=False)
+    message = refused(capsys, "fit", "holes.csv")
+    assert "row 2" in message and "'a'" in message and "nan" in message
+
+
+def test_settings_out_of_range(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fit", "iris", "--epochs", "0"])
+    assert stop.value.code == 2
+    message = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "epochs: expected a number of at least 1, got 0" in message
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN:UserWarning")  # Pyro says so before we do
+def test_a_crash_keeps_what_there_is(here, capsys):
+    message = refused(capsys, "fit", "iris", "--optimizer", "sgd", "--lr", "1e30", "--out", "there", *QUICK)
+    assert "finite loss" in message
+    assert not (here / "there").exists()  # nothing was trained
+
+    # A run that breaks after training leaves what it has.
+    def broken(*arguments, **keywords):
+        raise FloatingPointError("evaluation is broken")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "evaluate", broken)
+        assert "broken" in refused(capsys, "fit", "iris", "--out", "there", *QUICK)
+    assert {"config.json", "history.csv", "model.safetensors", "checkpoints"} == {
+        path.name for path in (here / "there").iterdir()
+    }
+
+
+def test_list(capsys):
+    cli.main(["list", "--json"])
+    board = json.loads(capsys.readouterr().out)
+    assert set(board) == {"priors", "likelihoods", "posteriors", "encoders", "decoders", "elbos", "datasets"}
+    for members in board.values():
+        for name, entry in members.items():
+            assert entry["summary"].endswith((".", "download", "log-likelihoods", "pixels", "rows")), name
+            assert entry["reference"].startswith("http"), name
+    cli.main(["list"])
+    text = capsys.readouterr().out
+    assert all(name in text for members in board.values() for name in members)
+
+
+@pytest.mark.parametrize("command", [[], ["fit"], ["evaluate"], ["sample"], ["list"]], ids=str)
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    if command == ["fit"]:
+        for flag in ("--likelihood", "--epochs", "--data-root", "--device", "--num-samples", "--out", "--beta"):
+            assert flag in text
+
+
+def test_python_m(here):
+    done = subprocess.run([sys.executable, "-m", "pyrovae", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"pyrovae {pyrovae.__version__}"
