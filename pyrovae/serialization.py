@@ -41,8 +41,7 @@ def describe(vae: VAE) -> dict[str, Any]:
         "decoder": vae.likelihood.network,
     }
     described = {
-        kind: registry.config(part, _FAMILIES[kind]) or {"custom": f"{type(part).__module__}.{type(part).__qualname__}"}
-        for kind, part in parts.items()
+        kind: registry.config(part, _FAMILIES[kind]) or {"custom": _class(part)} for kind, part in parts.items()
     }
     sizes = {
         "event_shape": list(vae.event_shape),
@@ -117,6 +116,12 @@ def load(
     except RuntimeError as error:
         raise ValueError(f"{file}: its tensors do not fit the model ({error})") from error
     return vae.to(device).train(training)
+
+
+def _class(part: object) -> str:
+    """The class of a part of the user's own; of a Pyro distribution rather than of what wraps it."""
+    kind = type(getattr(part, "distribution", part))
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _file(path: str | os.PathLike[str]) -> Path:

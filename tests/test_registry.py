@@ -89,7 +89,7 @@ def test_make_refuses():
         ("normal(learned=True, floor=0.5)", priors.FAMILY),
         ("gaussian", likelihoods.FAMILY),
         ("gaussian(scale=network, floor=0.01)", likelihoods.FAMILY),
-        ("gaussian(scale=2)", likelihoods.FAMILY),
+        ("gaussian(scale=2.0)", likelihoods.FAMILY),
         ("bernoulli", likelihoods.FAMILY),
         ("continuous_bernoulli", likelihoods.FAMILY),
         ("normal(floor=0.25)", posteriors.FAMILY),

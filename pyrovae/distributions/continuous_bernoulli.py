@@ -77,10 +77,9 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
         r""":math:`\eta^{-1} \log(1 + u (e^{\eta} - 1))`."""
         flat, logit = self._nonzero_logits()
         shrink = torch.expm1(-logit.abs())
-        # 1 + (1 - u) shrink is u where exp(-logit) vanishes: written so, it keeps the digits of a small u.
-        tail = torch.where(
-            logit < 1, torch.log1p((1 - value) * shrink), torch.log(value + (1 - value) * torch.exp(-logit.abs()))
-        )
+        # log(u + (1 - u) exp(-logit)), without cancellation at small logits and without underflow at large ones.
+        large = torch.logaddexp(torch.log(value), torch.log1p(-value) - logit)
+        tail = torch.where(logit < 1, torch.log1p((1 - value) * shrink), large)
         up = 1 + tail / logit
         down = torch.log1p(value * shrink) / logit
         return torch.where(flat, value, torch.where(logit > 0, up, down)).clamp(0, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from torch import nn
+from torch import Tensor, nn
 
 from pyrovae.training.history import Row
 
@@ -12,8 +12,8 @@ from pyrovae.training.history import Row
 class Best:
     """Keeps the weights of the best epoch: by validation where there is some, otherwise the latest.
 
-    The latest weights count only once `confirm` says that a loss was finite with them: until then the last step may
-    have thrown them anywhere.
+    The last step of an epoch may throw the weights anywhere. So the latest ones stay on trial, with those before them
+    kept too, until a loss is finite with them (`confirm`) or is not (`reject`).
 
     Args:
         module: whose weights.
@@ -24,10 +24,14 @@ class Best:
 
     def __init__(self, module: nn.Module, beta: float, patience: int | None, warmup: float) -> None:
         self.module, self.beta, self.patience, self.warmup = module, beta, patience, warmup
-        self.epoch = self.waited = 0
+        self.waited = 0
         self.figure = -math.inf
-        self._keep(0)
-        self.confirm()
+        self._kept = [self._snapshot(0)]
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that `restore` goes back to."""
+        return self._kept[-1][0]
 
     def see(self, row: Row) -> bool:
         """Take note of a finished epoch; True if it is the best so far."""
@@ -36,7 +40,7 @@ class Best:
         figure = row["validation_reconstruction"] - self.beta * row["validation_kl"] if validated else float(epoch)
         if figure > self.figure:
             self.figure, self.waited = figure, 0
-            self._keep(epoch)
+            self._kept.append(self._snapshot(epoch))
             if validated:
                 self.confirm()
             return True
@@ -44,16 +48,19 @@ class Best:
         return False
 
     def confirm(self) -> None:
-        """The weights of the last best epoch have given a finite figure."""
-        if self._pending is not None:
-            (self.epoch, self._state), self._pending = self._pending, None
+        """The weights of the best epoch have given a finite figure."""
+        self._kept = self._kept[-1:]
+
+    def reject(self) -> None:
+        """They have not: those before them are the best."""
+        self._kept = self._kept[:1]
 
     @property
     def exhausted(self) -> bool:
         return self.patience is not None and self.waited >= self.patience
 
     def restore(self) -> None:
-        self.module.load_state_dict(self._state)
+        self.module.load_state_dict(self._kept[-1][1])
 
-    def _keep(self, epoch: int) -> None:
-        self._pending = epoch, {key: value.detach().clone() for key, value in self.module.state_dict().items()}
+    def _snapshot(self, epoch: int) -> tuple[int, dict[str, Tensor]]:
+        return epoch, {key: value.detach().clone() for key, value in self.module.state_dict().items()}

@@ -161,6 +161,7 @@ def fit(
                 weight.weight = schedules.kl_weight(beta, warmup, epoch + i / steps)
                 loss = svi.step(batch, c)
                 if not math.isfinite(loss):
+                    best.reject()
                     raise FloatingPointError(
                         f"expected a finite loss, got {loss} at epoch {epoch + 1}, step {i + 1}. The model has the "
                         f"weights of epoch {best.epoch} back. Try a lower lr (now {rate:g}) or clip_norm."
@@ -187,7 +188,6 @@ def fit(
             if best.exhausted:
                 stopped = "patience"
                 break
-        best.confirm()
     return history.frame(
         rows, best_epoch=best.epoch, seed=seed, device=str(x.device), elbo=settings.elbo, stopped=stopped
     )

@@ -215,11 +215,11 @@ def test_a_constant_column_or_a_single_row_starts_at_the_floor():
 
 @pytest.mark.parametrize("scale", [0, -1.0, math.nan, "diagonal", ""])
 def test_scales_that_are_none(scale):
-    with pytest.raises(ValueError, match="expected scale above 0 or one of shared, per_dimension, network"):
+    with pytest.raises(ValueError, match="scale: expected shared, per_dimension, network, or a finite number above 0"):
         likelihoods.Gaussian(scale=scale)
 
 
 @pytest.mark.parametrize("floor", [0, -1e-3, math.nan])
 def test_floors_that_are_none(floor):
-    with pytest.raises(ValueError, match="expected floor above 0"):
+    with pytest.raises(ValueError, match="floor: expected a finite number above 0"):
         likelihoods.Gaussian(floor=floor)

@@ -295,7 +295,6 @@ def test_beta_one_without_warmup_is_the_plain_elbo(tiny, same):
 
 WEIGHTED = [
     infer.RenyiELBO(num_particles=2),
-    infer.TraceTailAdaptive_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=1),
 ]
 
 
