@@ -148,7 +148,7 @@ def test_a_users_network_with_batch_norm(tiny, same, tmp_path):
 
 
 OWN = {
-    "prior": (lambda: dist.Laplace(torch.zeros(2), 2.0).to_event(1), "torch.distributions.independent.Independent"),
+    "prior": (lambda: dist.Laplace(torch.zeros(2), 2.0).to_event(1), "pyro.distributions.torch.Independent"),
     "likelihood": (Laplace, "test_serialization.Laplace"),
     "posterior": (Laplace, "test_serialization.Laplace"),
 }
