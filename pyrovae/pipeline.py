@@ -134,6 +134,7 @@ def _fit(vae: VAE, data: Dataset, settings: Run, folder: Path) -> pd.DataFrame:
 
 def _export(vae: VAE, data: Dataset, settings: Run, epochs: pd.DataFrame, folder: Path) -> None:
     """inference_data.nc and figures/."""
+    data = _shuffled_test(data, settings.training.seed)
     head = slice(0, settings.evaluating.export_rows)
     idata = to_inference_data(
         vae,
@@ -146,6 +147,13 @@ def _export(vae: VAE, data: Dataset, settings: Run, epochs: pd.DataFrame, folder
     )
     write_netcdf(idata, folder / "inference_data.nc")
     plots.save_figures(vae, data, epochs, folder / "figures")
+
+
+def _shuffled_test(data: Dataset, seed: int) -> Dataset:
+    """The test rows in random order: those of static_mnist, say, are sorted by digit, and the first are all zeros."""
+    order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(seed))
+    labels = None if data.test_labels is None else data.test_labels[order]
+    return dataclasses.replace(data, test=data.test[order], test_labels=labels)
 
 
 def reload(folder: str | os.PathLike[str], device: str = "cpu") -> tuple[Run, VAE, Dataset]:
