@@ -12,7 +12,7 @@ from torch import Tensor
 def positive(value: object, expected: str) -> float:
     """``value`` as a float, if it is a finite number above 0; otherwise a ValueError that begins with ``expected``."""
     try:
-        number = float(value)  # type: ignore[arg-type] - what does not convert is the point
+        number = float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not 0 < number < math.inf:
