@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,13 @@ def trusted(trust: bool = True) -> Iterator[None]:
         yield
     finally:
         _trusted.reset(token)
+
+
+def count(value: object, name: str, least: int) -> int:
+    """``value`` as an int, if it is a whole number of at least ``least``; otherwise a ValueError that names it."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    return int(value)
 
 
 def as_rows(values: Any, event_shape: Sequence[int], name: str = "x", like: Tensor | None = None) -> Tensor:  # noqa: ANN401

@@ -17,7 +17,7 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyrovae.checks import check_labels, trusted
+from pyrovae.checks import check_labels, count, trusted
 from pyrovae.evaluation.importance import CHUNK
 from pyrovae.evaluation.psis import k_hat
 from pyrovae.modes import evaluating, isolated
@@ -110,9 +110,7 @@ def to_inference_data(
     >>> idata["posterior"]["z"].shape
     (1, 50, 3, 2)
     """
-    for name, value, least in (("num_samples", num_samples, 2), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    num_samples, seed = count(num_samples, "num_samples", 2), count(seed, "seed", 0)
     columns = _columns(x, columns, vae.event_shape)
     x = vae.check(x, columns)
     condition = vae.check_condition(condition, len(x))

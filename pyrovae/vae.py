@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import pyro
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from pyrovae import likelihoods, networks, posteriors, priors, registry
-from pyrovae.checks import as_rows, check_same_support, check_values
+from pyrovae.checks import as_rows, check_same_support, check_values, count
 from pyrovae.conditional import Conditional
 from pyrovae.modes import evaluating
 from pyrovae.parameters import register
@@ -68,8 +67,8 @@ class VAE(nn.Module):
     ) -> None:
         super().__init__()
         self.event_shape = _shape(event_shape)
-        self.latent_dim = _count(latent_dim, "latent_dim", 1)
-        self.condition_dim = _count(condition_dim, "condition_dim", 0)
+        self.latent_dim = count(latent_dim, "latent_dim", 1)
+        self.condition_dim = count(condition_dim, "condition_dim", 0)
         sizes = {"event_shape": self.event_shape, "condition_dim": self.condition_dim}
         z_shape = (self.latent_dim,)
         encoder = registry.make(
@@ -152,7 +151,7 @@ class VAE(nn.Module):
 
     def sample(self, n: int, condition: Tensor | None = None, *, mean: bool = False) -> Tensor:
         """n rows from the model, ``(n, *event_shape)``: draws of x, or with ``mean=True`` the means E[x | z]."""
-        n = _count(n, "n", 1)
+        n = count(n, "n", 1)
         condition = self.check_condition(condition, n)
         with evaluating(self):
             z = self.prior(condition=condition).expand((n,)).sample()
@@ -172,7 +171,7 @@ class VAE(nn.Module):
 
         a and b have shape ``(B, *event_shape)``; the result has shape ``(steps, B, *event_shape)``, ends included.
         """
-        steps = _count(steps, "steps", 2)
+        steps = count(steps, "steps", 2)
         with evaluating(self):
             start, end = self.encode(a, condition).mean, self.encode(b, condition).mean
             if start.shape != end.shape:
@@ -237,7 +236,7 @@ class VAE(nn.Module):
             x = self.check(x)
             rows = len(x)
         elif size is not None:
-            rows = _count(size, "size", 1)
+            rows = count(size, "size", 1)
         else:
             rows = 1 if condition is None else len(condition)
         condition = self.check_condition(condition, rows)
@@ -246,12 +245,6 @@ class VAE(nn.Module):
         if size < rows:
             raise ValueError(f"size: expected at least the {rows} rows of x, got {size}")
         return x, condition, pyro.plate("data", size, subsample=torch.arange(rows), dim=-1)
-
-
-def _count(value: int, name: str, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
-    return int(value)
 
 
 def _check_one_kind(module: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """ELBO estimators by name, and the per-row terms of which every one of them is made.
 
-Any object of `pyro.infer` works where a name does. Pyro's own are re-exported where they are right; its RenyiELBO
-(wrong under subsampling) and TraceTailAdaptive_ELBO (ranks wrongly) are not.
+Any ELBO object of `pyro.infer` works where a name does. Pyro's own have names where they are right; its RenyiELBO
+(wrong under subsampling) and TraceTailAdaptive_ELBO (ranks wrongly) have none.
 """
 
 import copy

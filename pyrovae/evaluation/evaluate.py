@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pyrovae.evaluation.importance import CHUNK, importance_terms
+from pyrovae.evaluation.importance import CHUNK, checked, importance_terms
 from pyrovae.evaluation.log_marginal import log_mean_weight
 from pyrovae.evaluation.psis import k_hat
 from pyrovae.evaluation.units import ACTIVE, posterior_moments
@@ -113,10 +113,7 @@ def evaluate(
     """
     import pandas as pd
 
-    if num_samples < 1 or chunk < 1:
-        raise ValueError(f"expected num_samples and chunk of at least 1, got {num_samples} and {chunk}")
-    x = vae.check(x)
-    condition = vae.check_condition(condition, len(x))
+    x, condition = checked(vae, x, condition, num_samples, chunk)
     columns: dict[str, list[Tensor]] = {}
     for _, terms in importance_terms(vae, x, condition, num_samples, seed=seed, chunk=chunk, progress=progress):
         estimate = log_mean_weight(terms.log_weights)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.evaluation.importance import CHUNK, importance_terms
+from pyrovae.evaluation.importance import CHUNK, checked, importance_terms
 from pyrovae.registry import choose
 from pyrovae.vae import VAE
 
@@ -80,10 +80,7 @@ def log_marginal(
     torch.Size([3])
     """
     choose(method, METHODS, "method")
-    if num_samples < 1 or chunk < 1:
-        raise ValueError(f"expected num_samples and chunk of at least 1, got {num_samples} and {chunk}")
-    x = vae.check(x)
-    condition = vae.check_condition(condition, len(x))
+    x, condition = checked(vae, x, condition, num_samples, chunk)
     parts = [
         log_mean_weight(terms.log_weights)
         for _, terms in importance_terms(vae, x, condition, num_samples, seed=seed, chunk=chunk, progress=progress)
