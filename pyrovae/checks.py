@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 
 _trusted: ContextVar[bool] = ContextVar("pyrovae_trusted", default=False)
 
@@ -60,6 +60,14 @@ def count(value: object, name: str, least: int) -> int:
     return int(value)
 
 
+def choose_all(values: Sequence[str], names: Sequence[str], kind: str) -> tuple[str, ...]:
+    """``values`` as a tuple, if each of them is one of ``names``; otherwise a ValueError that lists them."""
+    chosen = (values,) if isinstance(values, str) else tuple(values)
+    if unknown := [value for value in chosen if value not in names]:
+        raise ValueError(f"{kind}: expected some of {', '.join(names)}, got {unknown[0]!r}")
+    return chosen
+
+
 def as_rows(values: Any, event_shape: Sequence[int], name: str = "x", like: Tensor | None = None) -> Tensor:  # noqa: ANN401
     """``values`` (tensor, array, data frame, nested list) as a tensor of shape ``(N, *event_shape)``.
 
@@ -97,14 +105,17 @@ def check_values(
     owner: str = "",
     remedy: str = "",
     columns: Sequence[str] | None = None,
+    missing: bool = False,
 ) -> None:
     """Raise a ValueError that names row, column and value unless all of ``values`` are finite and in ``support``.
 
-    ``owner`` is who expects it (a likelihood's name), ``remedy`` what the user can do.
+    ``owner`` is who expects it (a likelihood's name), ``remedy`` what the user can do; ``missing`` lets NaN pass.
     """
     if _trusted.get() or torch.jit.is_tracing() or torch.compiler.is_compiling():
         return
     wrong = ~(support.check(values) & torch.isfinite(values))
+    if missing:
+        wrong &= ~torch.isnan(values)
     if not wrong.any():
         return
     row, *cell = wrong.nonzero()[0].tolist()
@@ -142,23 +153,6 @@ def check_labels(
             f"got {len(names)} names"
         )
     return labels, np.asarray([str(name) for name in names])[labels.astype(int)]
-
-
-def check_same_support(prior: Distribution, posterior: Distribution) -> None:
-    """Raise a ValueError that names both supports unless prior and posterior live on the same one."""
-    ours, theirs = (_base(d.support) for d in (prior, posterior))
-    if str(ours) != str(theirs):
-        raise ValueError(
-            f"the prior lives on {ours} and the posterior on {theirs}: expected one support for both. "
-            "Choose a posterior with the prior's support, or transform one of them."
-        )
-
-
-def _base(support: constraints.Constraint) -> constraints.Constraint:
-    # Independent and MixtureSameFamily wrap the constraint of what they are made of.
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support
 
 
 def _inside(event_shape: Sequence[int]) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
+from torch.distributions import Transform, constraints
 
+from pyrovae.distributions import bijection, map_tensors, same_support
 from pyrovae.modes import evaluating
 from pyrovae.piece import Piece
 
@@ -27,7 +30,10 @@ class Conditional(nn.Module):
             None: the piece needs no input.
         in_shape: the shape of one input.
         event_shape: the shape of one event.
-        condition_dim: the length of the condition vector, or 0.
+        condition_dim: the length of the condition vector that the network takes, or 0.
+        features: how the network is to see inputs ``(B, *in_shape)``; None: as they are.
+        support: where events live. A piece over real vectors is carried there by a bijection, if there is one (exp,
+            sigmoid, stick-breaking), with its Jacobian in the density. None: where the piece lives.
         name: what to call it in messages.
 
     Raises:
@@ -42,6 +48,8 @@ class Conditional(nn.Module):
         event_shape: Sequence[int],
         *,
         condition_dim: int = 0,
+        features: Callable[[Tensor], Tensor] | None = None,
+        support: constraints.Constraint | None = None,
         name: str = "network",
     ) -> None:
         super().__init__()
@@ -54,8 +62,13 @@ class Conditional(nn.Module):
                     f"{type(piece).__name__} without {method!r}"
                 )
         self.piece = piece
-        count = piece.build(event_shape)
+        self.carry: Transform | None = None
+        if support is not None and str(piece.support) == str(constraints.real):
+            self.carry = bijection(support)
+        count = piece.build(self.carry.inverse_shape(self.event_shape) if self.carry else self.event_shape)
         self.network = network if count else None
+        # Another part's method is kept in a tuple, so that the part does not become this module's.
+        self._features = (features,)
         self.maps = False
         if self.network is None:
             if count:
@@ -83,7 +96,7 @@ class Conditional(nn.Module):
         shapes = " and ".join(str(tuple(z.shape)) for z in zeros)
         try:
             with evaluating(self), torch.random.fork_rng():
-                features = self.network(*zeros)
+                features = self.network(self._seen(zeros[0]), *zeros[1:])
         except Exception as error:
             raise ValueError(f"{name}: expected a network that takes {shapes}, got {error!r}") from error
         if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != 2:
@@ -93,10 +106,13 @@ class Conditional(nn.Module):
 
     def forward(self, inputs: Tensor | None = None, condition: Tensor | None = None) -> TorchDistribution:
         """The distribution given inputs ``(..., *in_shape)`` and, where there is one, a condition ``(..., C)``."""
-        if self.network is None:
-            return self.piece(None)
+        params = None if self.network is None else self.params(inputs, condition)
+        return self.distribution(params, inputs, condition)
+
+    def params(self, inputs: Tensor, condition: Tensor | None = None) -> Tensor:
+        """The piece's numbers, ``(..., n)``, from the network and its head."""
         lead = inputs.shape[: inputs.ndim - len(self.in_shape)]
-        folded = [inputs.reshape(-1, *self.in_shape)]
+        folded = [self._seen(inputs.reshape(-1, *self.in_shape))]
         if self.condition_dim and condition is not None:
             folded.append(condition.expand(*lead, -1).reshape(-1, self.condition_dim))
         features = self.network(*folded)
@@ -104,20 +120,47 @@ class Conditional(nn.Module):
             params = self.head(features.movedim(1, -1)).movedim(-1, 1).flatten(1)
         else:
             params = self.head(features.flatten(1))
-        return self.piece(params.reshape(*lead, -1))
+        return params.reshape(*lead, -1)
+
+    def distribution(
+        self, params: Tensor | None, inputs: Tensor | None = None, condition: Tensor | None = None
+    ) -> TorchDistribution:
+        """The piece's distribution from its numbers, carried to where events live."""
+        result = self.piece(params, inputs, condition) if self.has("contextual") else self.piece(params)
+        # With a cache of its own each time: log_prob of a draw need not invert, and nothing is kept from call to call.
+        return dist.TransformedDistribution(result, [self.carry.with_cache(1)]) if self.carry else result
 
     @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
-        """Set the head's bias where the piece would start on rows ``x``, unless it has moved from zero already."""
+    def initialize(self, x: Tensor, condition: Tensor | None = None) -> None:
+        """Let the piece start where it would on rows ``x``: its head's bias too, unless that has moved from zero."""
         # A user's piece need not have `initial`.
         initial: Any = getattr(self.piece, "initial", None)
-        if self.network is None or initial is None or self.head.bias.any():
+        if initial is None or (self.network is not None and self.head.bias.any()):
             return
-        numbers = initial(x)
-        if numbers is not None:
+        numbers = initial(x, condition) if self.has("contextual") else initial(x)
+        if numbers is not None and self.network is not None:
             self.head.bias.copy_(numbers.reshape(len(self.head.bias), -1).mean(-1))
 
-    def example(self) -> TorchDistribution:
-        """The distribution at an input of two rows of zeros, for a look at its support and shapes."""
+    def example(self, condition_dim: int = 0) -> TorchDistribution:
+        """The distribution at two rows of zeros, for a look at its support and shapes."""
+        inputs, *_ = self._zeros()
         with evaluating(self), torch.random.fork_rng():
-            return self(*self._zeros())
+            result = self(inputs, inputs.new_zeros(2, condition_dim) if condition_dim else None)
+        if self.carry is None or same_support(result.base_dist.support, constraints.real):
+            return result
+        # A user's piece may live on the support already, without having said so.
+        self.carry = None
+        return result.base_dist
+
+    def has(self, trait: str) -> bool:
+        """Whether the piece is contextual, joint, ... (see `pyrovae.piece.Piece`); a user's piece need not say."""
+        return bool(getattr(self.piece, trait, False))
+
+    def _seen(self, inputs: Tensor) -> Tensor:
+        """Inputs as the network is to see them."""
+        (features,) = self._features
+        return inputs if features is None else features(inputs)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        self.carry = map_tensors(fn, self.carry)
+        return super()._apply(fn, recurse)

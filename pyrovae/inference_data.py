@@ -18,7 +18,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyrovae.checks import check_labels, count, trusted
-from pyrovae.evaluation.importance import CHUNK
+from pyrovae.evaluation.importance import CHUNK, no_marginal, rows_at_once
 from pyrovae.evaluation.psis import k_hat
 from pyrovae.modes import evaluating, isolated
 from pyrovae.training.batches import ordered
@@ -124,7 +124,11 @@ def to_inference_data(
         draws = _draws(vae, x, condition, num_samples)
     event = EVENT_DIMS.get(x.ndim - 1, tuple(f"event_{i}" for i in range(x.ndim - 1)))
     groups = _groups(draws, event)
-    groups["sample_stats"]["k_hat"] = (("row",), k_hat(draws["sample_stats", "log_weight"]))
+    weights = draws["sample_stats", "log_weight"]
+    if no_marginal(vae):
+        # Weights of rows that are no weights would pass for some.
+        weights.fill_(torch.nan)
+    groups["sample_stats"]["k_hat"] = (("row",), k_hat(weights))
     # A dim may not have the name of a variable with more than one dim: hence condition_dim.
     constants = {"labels": (("row",), labels), "condition": (("row", "condition_dim"), condition)}
     groups["observed_data"] = {"x": (("row", *event), x)}
@@ -188,7 +192,7 @@ def _draws(vae: VAE, x: Tensor, condition: Tensor | None, num_samples: int) -> D
     """Every draw and log-density, on the CPU: ``(num_samples, N, ...)``, or ``(num_samples, ...)`` for a prior that
     has no rows."""
     batches = []
-    for rows, part, c in ordered(x, condition, max(1, CHUNK // num_samples)):
+    for rows, part, c in ordered(x, condition, rows_at_once(vae, len(x), num_samples, CHUNK)):
         with pyro.plate("particles", num_samples, dim=-2):
             draws = _posterior(vae, part, c, rows.start)
             if condition is not None:

@@ -32,14 +32,28 @@ class Piece(nn.Module):
     >>> piece(torch.zeros(5, 6)).batch_shape
     torch.Size([5])
 
+    A piece may also have ``bind(vae)``, called once when the VAE is whole, if it works with the VAE's other parts. It
+    keeps them in a tuple, so that they do not become parts of its own.
+
     Attributes:
         support: the values that it accepts, as a constraint on one element of an event.
         numbers: how many numbers it needs for each element of an event; 0 for an unconditional piece.
         event_shape: the shape of one event, known after `build`.
+        remedy: of a likelihood, what to do about data outside the support.
+        contextual: whether `forward` is called as ``forward(params, inputs, condition)``, with what the network saw
+            and the condition, and `initial` as ``initial(x, condition)``.
+        missing: of a likelihood, whether NaN in the data is a missing cell, not a mistake.
+        joint: of a prior, whether the rows of a batch depend on one another.
+        point: of a posterior, whether it is a single point, which has no density.
     """
 
     support: constraints.Constraint = constraints.real
     numbers: ClassVar[int] = 1
+    remedy: str = ""
+    contextual: bool = False
+    missing: bool = False
+    joint: bool = False
+    point: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,9 +74,16 @@ class Piece(nn.Module):
     def initial(self, x: Tensor) -> Tensor | None:
         """Numbers, of shape ``(build(event_shape),)``, that suit rows ``x`` before training; None for no opinion.
 
-        The VAE makes them the first output bias. Called once, by `VAE.initialize`.
+        `VAE.initialize` makes them the first output bias. A prior without numbers may set its own parameters here.
         """
         return None
+
+    def features(self, x: Tensor) -> Tensor:
+        """Of a likelihood: rows ``(B, *event_shape)`` as a network should see them, ``(B, ...)``; by default x itself.
+
+        Called before `build` too, to learn the shape.
+        """
+        return x
 
     def split(self, params: Tensor) -> tuple[Tensor, ...]:
         """``params`` of shape ``(..., n)`` as ``numbers`` tensors of shape ``(..., *event_shape)``."""

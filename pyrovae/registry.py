@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -68,12 +69,18 @@ def make(value: Any, family: Family, kind: str, **context: Any) -> Any:  # noqa:
 
 
 def config(value: object, family: Family) -> dict[str, Any] | None:
-    """The JSON form of an object that `make` turns back into its like; None for a class that is not in ``family``.
+    """The JSON form of an object that `make` turns back into its like; None for a class that is not in ``family``, and
+    for one that was made with an argument that JSON does not hold.
 
     Each constructor argument is kept under its own name as an attribute (scikit-learn's convention).
     """
     for name, constructor in family.items():
         if type(value) is constructor:
             arguments = inspect.signature(constructor).parameters
-            return {"name": name, **{key: getattr(value, key) for key in arguments}}
+            result = {"name": name, **{key: getattr(value, key) for key in arguments}}
+            try:
+                json.dumps(result)
+            except TypeError:
+                return None
+            return result
     return None

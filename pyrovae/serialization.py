@@ -47,6 +47,7 @@ def describe(vae: VAE) -> dict[str, Any]:
         "event_shape": list(vae.event_shape),
         "latent_dim": vae.latent_dim,
         "condition_dim": vae.condition_dim,
+        "condition_on": list(vae.condition_on),
     }
     return {**sizes, **described}
 
@@ -92,7 +93,7 @@ def load(
     try:
         with safe_open(str(file), "pt") as opened:
             header = json.loads((opened.metadata() or {})["pyrovae"])
-        sizes = {key: header[key] for key in ("event_shape", "latent_dim", "condition_dim")}
+        sizes = {key: header[key] for key in ("event_shape", "latent_dim", "condition_dim", "condition_on")}
         described = {kind: header[kind] for kind in _FAMILIES}
         dtype, training = getattr(torch, header["dtype"]), bool(header["training"])
     except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError, OSError) as error:

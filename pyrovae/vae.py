@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from pyrovae import likelihoods, networks, posteriors, priors, registry
-from pyrovae.checks import as_rows, check_same_support, check_values, count
+from pyrovae.checks import as_rows, check_values, choose_all, count
 from pyrovae.conditional import Conditional
+from pyrovae.distributions import base, centre, expectation, same_support
 from pyrovae.modes import evaluating
 from pyrovae.parameters import register
 from pyrovae.piece import Piece
 
+NETWORKS = ("encoder", "decoder")
 HEAD_GAIN = 0.3
 """What the first weights of the decoder's head are multiplied by."""
 
@@ -38,9 +40,15 @@ class VAE(nn.Module):
         prior: a name, an object from `pyrovae.priors`, any Pyro Distribution over ``(D,)``, or your own module.
         likelihood: a name such as ``"gaussian(scale=network)"``, an object from `pyrovae.likelihoods`, or your own.
         posterior: a name, an object from `pyrovae.posteriors`, or your own.
-        encoder: any module from ``(B, *event_shape)`` to features, or a name such as ``"conv"``; None is an MLP.
+        encoder: any module from rows, as ``likelihood.features`` shows them (most as they are, ``(B, *event_shape)``;
+            counts as log(1 + x), classes as indicators), to features; or a name such as ``"conv"``; None is an MLP.
         decoder: any module from ``(B, D)`` to features, or a name; None is an MLP.
-        condition_dim: above 0, a conditional VAE: networks are called with a second argument ``(B, condition_dim)``.
+        condition_dim: above 0, a conditional VAE: its networks are called with a second argument
+            ``(B, condition_dim)``.
+        condition_on: which of "encoder" and "decoder" take the condition; a prior that is conditional takes it anyway.
+
+    Where the prior lives on positive numbers, an interval or the simplex and the posterior on real vectors, the
+    posterior is carried there by exp, a sigmoid or stick-breaking.
 
     Raises:
         ValueError: for an unknown name, sizes below 1, a network that does not take its input, a prior of another
@@ -64,43 +72,74 @@ class VAE(nn.Module):
         encoder: nn.Module | str | None = None,
         decoder: nn.Module | str | None = None,
         condition_dim: int = 0,
+        condition_on: Sequence[str] = NETWORKS,
     ) -> None:
         super().__init__()
         self.event_shape = _shape(event_shape)
         self.latent_dim = count(latent_dim, "latent_dim", 1)
         self.condition_dim = count(condition_dim, "condition_dim", 0)
-        sizes = {"event_shape": self.event_shape, "condition_dim": self.condition_dim}
+        self.condition_on = choose_all(condition_on, NETWORKS, "condition_on")
         z_shape = (self.latent_dim,)
-        encoder = registry.make(
-            "mlp" if encoder is None else encoder, networks.ENCODERS, "encoder", in_shape=self.event_shape, **sizes
+
+        likelihood, posterior, prior = likelihoods.make(likelihood), posteriors.make(posterior), priors.make(prior)
+        features = getattr(likelihood, "features", None)
+        seen = self.event_shape if features is None else features(torch.zeros(2, *self.event_shape)).shape[1:]
+        encoder = self._network("encoder", encoder, seen, z_shape)
+        decoder = self._network("decoder", decoder, z_shape, self.event_shape)
+        self.prior = self._conditional("prior", prior, self._prior_network(prior), (condition_dim,), z_shape)
+        # A prior that is bound to the posterior lives where that does.
+        target = None if hasattr(prior, "bind") else self.prior.example(condition_dim).support
+        self.likelihood = self._conditional("decoder", likelihood, decoder, z_shape, self.event_shape)
+        self.posterior = self._conditional(
+            "encoder", posterior, encoder, self.event_shape, z_shape, features=features, support=target
         )
-        decoder = registry.make(
-            "mlp" if decoder is None else decoder, networks.DECODERS, "decoder", in_shape=z_shape, **sizes
-        )
-        self.prior = Conditional(priors.make(prior), None, (), z_shape, name="prior")
-        self.likelihood = Conditional(
-            likelihoods.make(likelihood),
-            decoder,
-            z_shape,
-            self.event_shape,
-            condition_dim=condition_dim,
-            name="decoder",
-        )
-        self.posterior = Conditional(
-            posteriors.make(posterior),
-            encoder,
-            self.event_shape,
-            z_shape,
-            condition_dim=condition_dim,
-            name="encoder",
-        )
+        for piece in (prior, likelihood, posterior):
+            if hasattr(piece, "bind"):
+                piece.bind(self)
         with torch.no_grad():
             # The model starts near the data mean. With full weights, the noise of the first draws of z costs so much
             # that the posterior learns to be the prior before the decoder has learned to listen.
             self.likelihood.head.weight.mul_(HEAD_GAIN)
         self.prior.to(self.likelihood.head.weight)
         _check_one_kind(self)
-        check_same_support(self.prior.example(), self.posterior.example())
+        ours, theirs = (part.example(condition_dim).support for part in (self.prior, self.posterior))
+        if not same_support(ours, theirs):
+            raise ValueError(
+                f"the prior ({type(prior).__name__}) lives on {base(ours)} and the posterior "
+                f"({type(posterior).__name__}) on {base(theirs)}: expected one support. Choose a posterior with the "
+                "prior's support; one over real vectors is carried to positive numbers, intervals, the simplex."
+            )
+
+    def _network(
+        self, name: str, value: nn.Module | str | None, in_shape: Sequence[int], event_shape: Sequence[int]
+    ) -> nn.Module:
+        """The encoder or the decoder: itself, by name, or an MLP."""
+        return registry.make(
+            "mlp" if value is None else value,
+            networks.DECODERS if name == "decoder" else networks.ENCODERS,
+            name,
+            in_shape=torch.Size(in_shape),
+            event_shape=torch.Size(event_shape),
+            condition_dim=self.condition_dim if name in self.condition_on else 0,
+        )
+
+    def _prior_network(self, prior: Piece) -> nn.Module | None:
+        """The network of a prior that depends on the condition."""
+        network = getattr(prior, "network", None)
+        if network is not None and not self.condition_dim:
+            raise ValueError(
+                f"prior: {type(prior).__name__} needs a condition, got condition_dim=0. Pass condition_dim=, or choose "
+                "an unconditional prior."
+            )
+        shapes = {"in_shape": (self.condition_dim,), "event_shape": (self.latent_dim,)}
+        return None if network is None else registry.make(network, networks.ENCODERS, "prior network", **shapes)
+
+    def _conditional(
+        self, name: str, piece: Piece, network: nn.Module | None, *shapes: Sequence[int], **options: object
+    ) -> Conditional:
+        """One of the three conditional distributions."""
+        condition_dim = self.condition_dim if name in self.condition_on else 0
+        return Conditional(piece, network, *shapes, condition_dim=condition_dim, name=name, **options)
 
     # The probabilistic program
 
@@ -119,7 +158,7 @@ class VAE(nn.Module):
         register(self)
         x, condition, plate = self._rows(x, condition, size)
         with plate:
-            z = pyro.sample("z", self.prior(condition=condition))
+            z = pyro.sample("z", self.prior(condition, condition))
             return pyro.sample("x", self.likelihood(z, condition), obs=x)
 
     def guide(self, x: Tensor | None = None, condition: Tensor | None = None, *, size: int | None = None) -> Tensor:
@@ -130,8 +169,10 @@ class VAE(nn.Module):
         register(self)
         x, condition, plate = self._rows(x, condition, size)
         with plate:
-            q = self.prior(condition=condition) if x is None else self.posterior(x, condition)
-            return pyro.sample("z", q)
+            q = self.prior(condition, condition) if x is None else self.posterior(x, condition)
+            # TraceEnum_ELBO sums over z where it can; all other estimators draw it.
+            infer = {"enumerate": "parallel"} if getattr(q, "has_enumerate_support", False) else {}
+            return pyro.sample("z", q, infer=infer)
 
     # Without inference
 
@@ -154,39 +195,48 @@ class VAE(nn.Module):
         n = count(n, "n", 1)
         condition = self.check_condition(condition, n)
         with evaluating(self):
-            z = self.prior(condition=condition).expand((n,)).sample()
-            p = self.likelihood(z, condition)
-            return p.mean if mean else p.sample()
+            z = self.prior(condition, condition).expand((n,)).sample()
+            return self._value(self.likelihood(z, condition), mean)
 
     def reconstruct(self, x: Tensor, condition: Tensor | None = None, *, mean: bool = True) -> Tensor:
-        """x through the code, ``(B, *event_shape)``: E[x | z] at the posterior mean of z, or with ``mean=False`` a draw
-        of x from p(x | z) at a draw of z from q(z | x)."""
+        """x through the code, ``(B, *event_shape)``: E[x | z] (of classes, the likeliest) at the centre of q(z | x), or
+        with ``mean=False`` a draw of x from p(x | z) at a draw of z from q(z | x).
+
+        The centre is the posterior mean where z can take that value, else the mode (see `pyrovae.distributions`).
+        """
         with evaluating(self):
             q = self.encode(x, condition)
-            p = self.decode(q.mean if mean else q.sample(), condition)
-            return p.mean if mean else p.sample()
+            return self._value(self.decode(centre(q) if mean else q.sample(), condition), mean)
 
     def interpolate(self, a: Tensor, b: Tensor, steps: int = 10, condition: Tensor | None = None) -> Tensor:
-        """Means E[x | z] along the straight line between the posterior means of rows a and b.
+        """Means E[x | z] along the straight line between the posterior centres of rows a and b.
 
         a and b have shape ``(B, *event_shape)``; the result has shape ``(steps, B, *event_shape)``, ends included.
         """
         steps = count(steps, "steps", 2)
         with evaluating(self):
-            start, end = self.encode(a, condition).mean, self.encode(b, condition).mean
+            start, end = centre(self.encode(a, condition)), centre(self.encode(b, condition))
             if start.shape != end.shape:
                 raise ValueError(f"expected as many rows in a as in b, got {len(start)} and {len(end)}")
             t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)[:, None, None]
-            return self.decode(start + t * (end - start), condition).mean
+            return self._value(self.decode(start + t * (end - start), condition), mean=True)
+
+    def _value(self, p: TorchDistribution, mean: bool) -> Tensor:
+        """The expectation of x or a draw, in the model's dtype: draws of classes are whole numbers."""
+        return (expectation(p) if mean else p.sample()).to(self.like.dtype)
 
     # Data
 
-    def initialize(self, x: Tensor) -> None:
-        """Set the first output bias at the data mean, and a learned scale at the data's, if they are as made.
+    def initialize(self, x: Tensor, condition: Tensor | None = None) -> None:
+        """Set the first output bias at the data mean, a learned scale at the data's, and what else begins at data (such
+        as pseudo-inputs of a prior), if they are as made.
 
         `pyrovae.fit` does so; after a first step of training it changes nothing.
         """
-        self.likelihood.initialize(self.check(x))
+        x = self.check(x)
+        condition = self.check_condition(condition, len(x))
+        self.likelihood.initialize(x, condition)
+        self.prior.initialize(x, condition)
 
     def check(self, x: Any, columns: Sequence[str] | None = None) -> Tensor:  # noqa: ANN401 - whatever a user has
         """x as a tensor ``(N, *event_shape)`` of the model's dtype and device, each value inside the support.
@@ -196,7 +246,14 @@ class VAE(nn.Module):
         """
         x = as_rows(x, self.event_shape, like=self.like)
         piece = self.likelihood.piece
-        check_values(x, piece.support, owner=type(piece).__name__, remedy=getattr(piece, "remedy", ""), columns=columns)
+        check_values(
+            x,
+            piece.support,
+            owner=type(piece).__name__,
+            remedy=getattr(piece, "remedy", ""),
+            columns=columns,
+            missing=self.likelihood.has("missing"),
+        )
         return x
 
     def __getstate__(self) -> dict[str, Any]:

@@ -259,6 +259,7 @@ def test_describe(tiny):
         "event_shape": [3],
         "latent_dim": 2,
         "condition_dim": 0,
+        "condition_on": ["encoder", "decoder"],
         "prior": {"name": "normal", "learned": False, "floor": 1e-3},
         "likelihood": {"name": "gaussian", "scale": 0.5, "floor": 1e-3},
         "posterior": {"name": "normal", "floor": 1e-4},

@@ -44,11 +44,19 @@ class Split:
 
     def take(self) -> Terms:
         runs = self._model.runs
-        latent = self._guide.latent - self._model.latent
-        result = Terms(self._model.observed / runs, latent / runs)
+        result = Terms(self._model.observed / runs, (self._guide.latent - self._model.latent) / runs)
+        if self._guide.enumerated:
+            # Every value of z was there once, so the mean over q is a sum with the weights of q.
+            weights = torch.softmax(self._guide.latent / runs, 0)
+            result = Terms(*(_weighted(weights, term) for term in result))
         self._model.clear()
         self._guide.clear()
         return result
+
+
+def _weighted(weights: Tensor, values: Tensor) -> Tensor:
+    """Sum over values of z, ``(values, rows) -> (rows,)``; a value that q never takes counts nothing."""
+    return torch.where(weights > 0, weights * values, 0.0).sum(0)
 
 
 class _Listener(Messenger):
@@ -61,6 +69,7 @@ class _Listener(Messenger):
     def clear(self) -> None:
         self.observed: Tensor | float = 0.0
         self.latent: Tensor | float = 0.0
+        self.enumerated = False
         self.runs = 0
 
     def __enter__(self) -> _Listener:
@@ -70,6 +79,7 @@ class _Listener(Messenger):
     def _pyro_post_sample(self, msg: Message) -> None:
         if site_is_subsample(msg):
             return
+        self.enumerated |= "_enumerate_dim" in msg["infer"]
         with torch.no_grad():
             log_prob = msg["fn"].log_prob(msg["value"])
             if msg["mask"] is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pyrovae.evaluation.importance import CHUNK, checked, importance_terms
+from pyrovae.evaluation.importance import CHUNK, checked, importance_terms, no_marginal
 from pyrovae.evaluation.log_marginal import log_mean_weight
 from pyrovae.evaluation.psis import k_hat
 from pyrovae.evaluation.units import ACTIVE, posterior_moments
@@ -32,12 +32,15 @@ class Evaluation:
         units: one latent unit a row: variance (over rows, of the posterior mean) and active.
         num_samples: draws for each row.
         discrete_size: the number of elements of a row where they are discrete, for bits/dim; None where they are not.
+        undefined: why there is no log p(x) of single rows, which is nan then, as k_hat is; a posterior that is a point
+            has no elbo and no kl either.
     """
 
     rows: pd.DataFrame
     units: pd.DataFrame
     num_samples: int
     discrete_size: int | None = None
+    undefined: str | None = None
 
     def summary(self) -> dict[str, float | int]:
         """Means over rows, in nats a row; ``*_standard_error`` is that of the mean over rows as a sample of data, and
@@ -74,6 +77,8 @@ class Evaluation:
         ]
         if "bits_per_dim" in s:
             lines.insert(4, ("bits/dim", f"{s['bits_per_dim']:.4f}", ""))
+        if self.undefined:
+            lines.append(("not defined", "nan", f"where {self.undefined}"))
         return "\n".join(f"{name:<18}{value:>10}  {note}".rstrip() for name, value, note in lines)
 
 
@@ -127,10 +132,16 @@ def evaluate(
         }
         for name, values in part.items():
             columns.setdefault(name, []).append(values.double().cpu())
+    reason = no_marginal(vae)
+    if reason:
+        undefined = ["log_marginal", "log_marginal_standard_error", "k_hat"]
+        # log p(x, z) at one point z is no bound on log p(x).
+        undefined += ["elbo", "kl"] if vae.posterior.has("point") else []
+        columns |= {name: [torch.full((len(x),), math.nan)] for name in undefined}
     rows = pd.DataFrame({name: torch.cat(parts).numpy() for name, parts in columns.items()})
     rows.index.name = "row"
     variance = posterior_moments(vae, x, condition)[0].var(0, correction=0).numpy()
     units = pd.DataFrame({"variance": variance, "active": variance > ACTIVE})
     units.index.name = "unit"
     discrete = getattr(vae.likelihood.piece.support, "is_discrete", False)
-    return Evaluation(rows, units, num_samples, vae.event_shape.numel() if discrete else None)
+    return Evaluation(rows, units, num_samples, vae.event_shape.numel() if discrete else None, reason)

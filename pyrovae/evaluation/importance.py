@@ -20,6 +20,20 @@ CHUNK = 2**12
 1.4 GB with the convolutional decoder."""
 
 
+def no_marginal(vae: VAE) -> str | None:
+    """Why there is no log p(x_n) of single rows by importance sampling from the guide; None where there is."""
+    if vae.posterior.has("point"):
+        return f"the posterior ({type(vae.posterior.piece).__name__}) is a point, which has no density"
+    if vae.prior.has("joint"):
+        return f"the prior ({type(vae.prior.piece).__name__}) makes rows depend on one another"
+    return None
+
+
+def rows_at_once(vae: VAE, rows: int, draws: int, chunk: int) -> int:
+    """Rows that fit into ``chunk`` with ``draws`` each; all of them where they depend on one another."""
+    return rows if vae.prior.has("joint") else max(1, chunk // draws)
+
+
 def checked(
     vae: VAE, x: Tensor, condition: Tensor | None, num_samples: int, chunk: int
 ) -> tuple[Tensor, Tensor | None]:
@@ -45,7 +59,7 @@ def importance_terms(
     ``x`` and ``condition`` come from `checked`. Memory grows with ``chunk``, not with rows or draws. Raises
     FloatingPointError, naming the row, for a weight that is nan or +inf.
     """
-    step = max(1, chunk // num_samples)
+    step = rows_at_once(vae, len(x), num_samples, chunk)
     draws = min(num_samples, chunk)
     with (
         isolated(seed, validation=False),

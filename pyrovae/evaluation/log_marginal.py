@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.evaluation.importance import CHUNK, checked, importance_terms
+from pyrovae.evaluation.importance import CHUNK, checked, importance_terms, no_marginal
 from pyrovae.registry import choose
 from pyrovae.vae import VAE
 
@@ -71,7 +71,8 @@ def log_marginal(
         ``(value, standard_error)``, each ``(N,)``, in nats.
 
     Raises:
-        ValueError: for data that the model does not take, or an unknown method.
+        ValueError: for data that the model does not take, an unknown method, or a model without a log p(x) of single
+            rows (a posterior that is a point, a prior that joins the rows).
         FloatingPointError: for a density that overflows.
 
     >>> vae = VAE((4,), 2, likelihood="gaussian")
@@ -80,6 +81,8 @@ def log_marginal(
     torch.Size([3])
     """
     choose(method, METHODS, "method")
+    if reason := no_marginal(vae):
+        raise ValueError(f"log_marginal: expected independent rows and a posterior with a density, but {reason}")
     x, condition = checked(vae, x, condition, num_samples, chunk)
     parts = [
         log_mean_weight(terms.log_weights)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.checks import trusted
-from pyrovae.modes import evaluating
+from pyrovae.distributions import moments
+from pyrovae.modes import evaluating, isolated
 from pyrovae.training.batches import ordered
 from pyrovae.vae import VAE
 
@@ -16,7 +17,8 @@ ACTIVE = 0.01
 
 def posterior_moments(vae: VAE, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of q(z | x) for checked rows, each ``(N, D)``, on the CPU."""
-    with evaluating(vae), trusted():
+    with isolated(0), evaluating(vae), trusted():
         # A thousand rows at a time, so that a large network has room.
-        posteriors = [vae.encode(part, c) for _, part, c in ordered(x, condition, 1000)]
-        return torch.cat([q.mean for q in posteriors]).cpu(), torch.cat([q.stddev for q in posteriors]).cpu()
+        parts = [moments(vae.encode(part, c)) for _, part, c in ordered(x, condition, 1000)]
+        mean, deviation = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
+        return mean, deviation

@@ -62,13 +62,15 @@ def _table_reconstructions(x: Tensor, decoded: Tensor, names: list[str], unit: s
     observed, decoded = flat(x), flat(decoded)
     figure, axes = panels(names, f"Reconstructed against observed values, {counted(len(x), 'row')}")
     for i, ax in enumerate(axes):
-        both = np.concatenate([observed[:, i], decoded[:, i]])
+        known = ~np.isnan(observed[:, i])
+        one, other = observed[known, i], decoded[known, i]
+        both = np.concatenate([one, other])
         square(ax, both, both)
         ax.axline((0, 0), slope=1, color=QUIET, linewidth=1, zorder=0)
-        ax.plot(observed[:, i], decoded[:, i], ".", color=FIRST, markersize=4, alpha=0.6, rasterized=True)
-        spread = observed[:, i].var()
+        ax.plot(one, other, ".", color=FIRST, markersize=4, alpha=0.6, rasterized=True)
+        spread = one.var()
         if spread > 0:
-            share = 1 - np.square(observed[:, i] - decoded[:, i]).mean() / spread
+            share = 1 - np.square(one - other).mean() / spread
             ax.text(0.03, 0.97, f"R² {share:.2f}", transform=ax.transAxes, va="top", fontsize=8)
     figure.supxlabel(with_unit("observed", unit), fontsize=10)
     figure.supylabel(with_unit("reconstructed, E[x | z]", unit), fontsize=10)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from pyrovae.distributions import expectation
 from pyrovae.modes import evaluating
 from pyrovae.vae import VAE
 
@@ -31,7 +32,7 @@ def first_rows(
 def decode(vae: VAE, z: Tensor, condition: Tensor | None) -> Tensor:
     """E[x | z] for z ``(..., D)``, of shape ``(..., *event_shape)``."""
     with evaluating(vae):
-        return vae.decode(z, condition).mean
+        return expectation(vae.decode(z, condition)).to(vae.like.dtype)
 
 
 def column_names(vae: VAE, columns: Sequence[str] | None) -> list[str]:

@@ -65,15 +65,14 @@ def _table_samples(draws: Tensor, x: Tensor | None, names: list[str], unit: str)
     figure, axes = panels(names, "Draws of x from the model" + ("" if x is None else " and the data"))
     count = round(2 * math.sqrt(min(len(values) for values, _, _ in groups)))
     for i, ax in enumerate(axes):
-        bins = np.histogram_bin_edges(
-            np.concatenate([values[:, i] for values, _, _ in groups]), bins=min(30, max(8, count))
-        )
-        for values, label, colour in groups:
+        known = [(values[~np.isnan(values[:, i]), i], label, colour) for values, label, colour in groups]
+        bins = np.histogram_bin_edges(np.concatenate([values for values, _, _ in known]), bins=min(30, max(8, count)))
+        for values, label, colour in known:
             style = {"color": colour, "label": label if i == 0 else None}
             if label.startswith("data"):
-                ax.hist(values[:, i], bins=bins, density=True, alpha=0.35, **style)
+                ax.hist(values, bins=bins, density=True, alpha=0.35, **style)
             else:
-                ax.hist(values[:, i], bins=bins, density=True, histtype="step", linewidth=1.5, **style)
+                ax.hist(values, bins=bins, density=True, histtype="step", linewidth=1.5, **style)
     figure.legend(loc="outside lower right", ncols=2, frameon=False)
     figure.supxlabel(with_unit("value", unit), fontsize=10)
     figure.supylabel("density", fontsize=10)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
+from pyrovae.distributions import same_support
 from pyrovae.evaluation.units import ACTIVE, posterior_moments
 from pyrovae.modes import evaluating, isolated
 from pyrovae.plots.grid import centres, grid, short
@@ -33,8 +35,9 @@ def plot_traversal(
 ) -> Figure:
     """What the latent units mean: E[x | z] as z varies.
 
-    Two units and images: the plane, on a grid of quantiles of the prior. Otherwise the most active units (those whose
-    posterior mean varies most over ``x``), each varied from -3 to 3 with the others at 0.
+    Two real units and images: the plane, on a grid of quantiles of the prior. Otherwise the most active units (those
+    whose posterior mean varies most over ``x``), each varied from -3 to 3 with the others at 0; where z is no real
+    vector (on the simplex, say), draws of z from the prior, at quantiles of each unit.
 
     Args:
         vae: the model.
@@ -53,30 +56,51 @@ def plot_traversal(
     """
     x, condition, _ = first_rows(vae, x, condition, MAX_ROWS, columns)
     first = None if condition is None else condition[:1]
-    if is_image(vae) and vae.latent_dim == 2:
+    real = same_support(vae.prior.example(vae.condition_dim).support, constraints.real)
+    if is_image(vae) and vae.latent_dim == 2 and real:
         return _plane_of_images(vae, first, seed)
     variance = posterior_moments(vae, x, condition)[0].var(0, correction=0)
     active = int((variance > ACTIVE).sum())
     units = variance.argsort(descending=True, stable=True)[: max(1, min(active, MAX_UNITS))].tolist()
-    steps = torch.linspace(-3, 3, 11 if is_image(vae) else 7)
-    z = torch.zeros(len(units), len(steps), vae.latent_dim)
-    for i, latent in enumerate(units):
-        z[i, :, latent] = steps
+    count = 11 if is_image(vae) else 7
+    steps = torch.linspace(-3, 3, count) if real else torch.linspace(0, 1, count)
+    z = _lines(vae, units, steps) if real else _draws(vae, units, steps, first, seed)
     decoded = decode(vae, z, first)
+    scale = "value of the unit" if real else "quantile of the unit"
     labels = [f"z[{latent}]\nVar {variance[latent]:.2g}" for latent in units]
-    which = "the latent unit" if vae.latent_dim == 1 else f"{_most_active(len(units), vae.latent_dim)}, others at 0"
+    which = "the latent unit" if vae.latent_dim == 1 else _most_active(len(units), vae.latent_dim)
+    if not real:
+        which += ", at draws from the prior"
+    elif vae.latent_dim > 1:
+        which += ", others at 0"
     where = "" if condition is None else ", under the condition of row 0"
     title = (
         f"{with_unit('E[x | z]', unit)} along {which}{where}\n"
         f"(Var: variance of the unit's posterior mean over {counted(len(x), 'row')})"
     )
     if not is_image(vae):
-        return _table_traversal(decoded, steps, labels, column_names(vae, columns), title)
+        return _table_traversal(decoded, steps, labels, column_names(vae, columns), title, scale)
     figure, ax = grid(decoded, title)
     ax.set_yticks(*centres(decoded, 0, labels))
     ax.set_xticks(*centres(decoded, 1, short(steps)))
-    ax.set_xlabel("value of the unit")
+    ax.set_xlabel(scale)
     return figure
+
+
+def _lines(vae: VAE, units: list[int], steps: Tensor) -> Tensor:
+    """z ``(units, steps, D)``: each unit at each step, the others at 0."""
+    z = torch.zeros(len(units), len(steps), vae.latent_dim)
+    for i, latent in enumerate(units):
+        z[i, :, latent] = steps
+    return z
+
+
+def _draws(vae: VAE, units: list[int], quantiles: Tensor, condition: Tensor | None, seed: int) -> Tensor:
+    """z ``(units, quantiles, D)``: draws from the prior in the order of each unit, at its quantiles."""
+    with isolated(seed), evaluating(vae):
+        draws = vae.prior(condition, condition).sample((1000,)).reshape(-1, vae.latent_dim)
+    places = (quantiles * (len(draws) - 1)).round().long()
+    return torch.stack([draws[draws[:, latent].argsort()[places]] for latent in units])
 
 
 def _most_active(shown: int, total: int) -> str:
@@ -88,7 +112,7 @@ def _most_active(shown: int, total: int) -> str:
 def _plane_of_images(vae: VAE, condition: Tensor | None, seed: int) -> Figure:
     """E[x | z] on a grid of quantiles of the prior, for two units."""
     with isolated(seed), evaluating(vae):
-        draws = vae.prior(condition=condition).expand((20_000,)).sample().cpu()
+        draws = vae.prior(condition, condition).sample((20_000,)).reshape(-1, 2).cpu()
     where = "" if condition is None else ",\nunder the condition of row 0"
     count = 15 if max(vae.event_shape) <= 64 else 8
     quantiles = draws.float().quantile(torch.linspace(0.025, 0.975, count), dim=0)
@@ -101,7 +125,9 @@ def _plane_of_images(vae: VAE, condition: Tensor | None, seed: int) -> Figure:
     return figure
 
 
-def _table_traversal(decoded: Tensor, steps: Tensor, labels: list[str], names: list[str], title: str) -> Figure:
+def _table_traversal(
+    decoded: Tensor, steps: Tensor, labels: list[str], names: list[str], title: str, scale: str
+) -> Figure:
     """A panel for each unit: decoded means over the columns, a line for each value of the unit."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
@@ -110,16 +136,16 @@ def _table_traversal(decoded: Tensor, steps: Tensor, labels: list[str], names: l
     values = decoded.flatten(2).float().cpu().numpy()
     figure = new_figure(max(6.5, min(13, 2.5 + 0.45 * len(names))), 1.5 * len(labels) + 2.6)
     axes = figure.subplots(len(labels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    scale = ScalarMappable(Normalize(-3, 3), colormaps["cividis"])
+    colours = ScalarMappable(Normalize(float(steps[0]), float(steps[-1])), colormaps["cividis"])
     for ax, lines, label in zip(axes, values, labels, strict=True):
         for line, step in zip(lines, steps.tolist(), strict=True):
-            ax.plot(line, color=scale.to_rgba(step), marker="." if len(names) <= 40 else None, linewidth=1.2)
+            ax.plot(line, color=colours.to_rgba(step), marker="." if len(names) <= 40 else None, linewidth=1.2)
         ax.set_ylabel(label, rotation=0, ha="right", va="center")
         ax.spines[["top", "right"]].set_visible(False)
     if len(names) <= 40:
         axes[-1].set_xticks(range(len(names)), [cut(name, 24) for name in names])
         axes[-1].tick_params(axis="x", rotation=90 if max(map(len, names)) > 3 else 0)
     axes[-1].set_xlabel("column")
-    figure.colorbar(scale, ax=list(axes), label="value of the unit", ticks=steps.tolist(), aspect=30)
+    figure.colorbar(colours, ax=list(axes), label=scale, ticks=steps.tolist(), aspect=30)
     figure.suptitle(title, fontsize=11)
     return figure

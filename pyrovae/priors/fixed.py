@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import torch
 from pyro.distributions import TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from pyrovae.distributions import map_tensors
 from pyrovae.piece import Piece
 
 
@@ -57,29 +54,5 @@ class Fixed(Piece):
         return self.distribution
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        self.distribution = _map_tensors(fn, self.distribution, {})
+        self.distribution = map_tensors(fn, self.distribution)
         return super()._apply(fn, recurse)
-
-
-def _map_tensors(fn: Callable[[Tensor], Tensor], value: Any, seen: dict[int, Any]) -> Any:  # noqa: ANN401 - any attribute
-    """A copy of a distribution in which each tensor, however deep, has gone through ``fn``.
-
-    ``seen`` holds what is copied already: a transform and its inverse know each other.
-    """
-    if id(value) in seen:
-        return seen[id(value)]
-    if isinstance(value, Tensor):
-        return fn(value.detach())
-    if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
-        return type(value)(_map_tensors(fn, item, seen) for item in value)
-    if isinstance(value, weakref.ref):
-        return None  # a transform's memory of its inverse, which it makes anew
-    if isinstance(value, nn.Module):
-        new = seen[id(value)] = copy.deepcopy(value)
-        return new._apply(fn)
-    if isinstance(value, torch.distributions.Distribution | torch.distributions.Transform):
-        new = seen[id(value)] = copy.copy(value)
-        for key, item in vars(value).items():
-            new.__dict__[key] = _map_tensors(fn, item, seen)
-        return new
-    return value

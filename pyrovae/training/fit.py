@@ -131,7 +131,12 @@ def fit(
         validation = vae.check(validation)
         validation_condition = vae.check_condition(validation_condition, len(validation))
     check_batch_norm(vae, len(x), batch_size)
-    vae.likelihood.initialize(seen)
+    if vae.prior.has("joint") and batch_size < len(x):
+        raise ValueError(
+            f"batch_size: the prior ({type(vae.prior.piece).__name__}) makes rows depend on one another: expected all "
+            f"{len(x)} rows in one batch, got {batch_size}. Pass batch_size={len(x)}, or a prior with inducing points."
+        )
+    vae.initialize(seen, condition)
     _look(vae, seen[:batch_size], None if condition is None else condition[:batch_size], seed)
 
     split = Split(vae.model, vae.guide)
@@ -212,8 +217,9 @@ def _look(vae: VAE, x: Tensor, condition: Tensor | None, seed: int) -> None:
 def _validate(vae: VAE, x: Tensor, condition: Tensor | None, batch_size: int, seed: int) -> Row:
     """Mean ELBO and its split on the validation rows, with the same draws at each call."""
     mean = EpochMean()
+    step = len(x) if vae.prior.has("joint") else max(batch_size, VALIDATION_ROWS)
     with isolated(seed), evaluating(vae), trusted():
-        for _, part, c in ordered(x, condition, max(batch_size, VALIDATION_ROWS)):
+        for _, part, c in ordered(x, condition, step):
             terms = elbos.terms(vae.model, vae.guide, part, c)
             mean.add(len(part), float(terms.log_weights.sum()), terms)
     row = mean.row()
