@@ -255,6 +255,7 @@ def test_a_read_only_file_is_read(tiny, same, tmp_path):
 
 def test_describe(tiny):
     text = describe(tiny(likelihood="gaussian(scale=0.5)"))
+    mlp = {"hidden": [8], "activation": "relu", "condition_dim": 0, "norm": None, "dropout": 0.0, "skip": False}
     assert json.loads(json.dumps(text)) == {
         "event_shape": [3],
         "latent_dim": 2,
@@ -263,8 +264,8 @@ def test_describe(tiny):
         "prior": {"name": "normal", "learned": False, "floor": 1e-3},
         "likelihood": {"name": "gaussian", "scale": 0.5, "floor": 1e-3},
         "posterior": {"name": "normal", "floor": 1e-4},
-        "encoder": {"name": "mlp", "in_shape": [3], "hidden": [8], "activation": "relu", "condition_dim": 0},
-        "decoder": {"name": "mlp", "in_shape": [2], "hidden": [8], "activation": "relu", "condition_dim": 0},
+        "encoder": {"name": "mlp", "in_shape": [3], **mlp},
+        "decoder": {"name": "mlp", "in_shape": [2], **mlp},
     }
 
 

@@ -9,16 +9,25 @@ from torch import Tensor, nn
 
 from pyrovae.networks.activation import activation as make_activation
 from pyrovae.networks.activation import initialize
+from pyrovae.networks.joined import joined
 
 
-def _sizes(shape: Sequence[int], steps: int) -> list[tuple[int, int]]:
+def halvings(shape: Sequence[int], steps: int, name: str) -> list[tuple[int, int]]:
     """Height and width before and after each halving, rounded up."""
     if len(shape) != 3:
-        raise ValueError(f"conv: expected images of shape (channels, height, width), got {tuple(shape)}")
+        raise ValueError(f"{name}: expected images of shape (channels, height, width), got {tuple(shape)}")
     sizes = [(shape[1], shape[2])]
     for _ in range(steps):
         sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
     return sizes
+
+
+def extras(size: tuple[int, int]) -> tuple[int, int]:
+    """The output padding with which a transposed convolution of stride 2 gives a map of this size.
+
+    With stride 2 a side of n becomes 2 n - 1: one more where the wanted side is even.
+    """
+    return (size[0] + 1) % 2, (size[1] + 1) % 2
 
 
 class Conv(nn.Module):
@@ -49,7 +58,7 @@ class Conv(nn.Module):
         super().__init__()
         self.in_shape, self.channels, self.features = tuple(in_shape), tuple(channels), features
         self.activation, self.condition_dim = activation, condition_dim
-        height, width = _sizes(in_shape, len(channels))[-1]
+        height, width = halvings(in_shape, len(channels), "conv")[-1]
         widths, layers = [in_shape[0], *channels], []
         for a, b in zip(widths, widths[1:], strict=False):
             layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), make_activation(activation)]
@@ -59,8 +68,7 @@ class Conv(nn.Module):
         initialize(self, activation)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        x = self.layers(x)
-        return self.last(self.dense(x if condition is None else torch.cat([x, condition], -1)))
+        return self.last(self.dense(joined(self.layers(x), condition)))
 
 
 class ConvTranspose(nn.Module):
@@ -90,17 +98,14 @@ class ConvTranspose(nn.Module):
         super().__init__()
         self.in_shape, self.event_shape, self.channels = tuple(in_shape), tuple(event_shape), tuple(channels)
         self.activation, self.condition_dim = activation, condition_dim
-        sizes = _sizes(event_shape, len(channels) - 1)[::-1]
+        sizes = halvings(event_shape, len(channels) - 1, "conv")[::-1]
         self.dense = nn.Linear(torch.Size(in_shape).numel() + condition_dim, channels[0] * sizes[0][0] * sizes[0][1])
         layers = [nn.Unflatten(1, (channels[0], *sizes[0])), make_activation(activation)]
-        for a, b, (height, width) in zip(channels, channels[1:], sizes[1:], strict=False):
-            # With stride 2 a side of n becomes 2 n - 1: one more where the wanted side is even.
-            extra = ((height + 1) % 2, (width + 1) % 2)
-            up = nn.ConvTranspose2d(a, b, 3, stride=2, padding=1, output_padding=extra)
+        for a, b, size in zip(channels, channels[1:], sizes[1:], strict=False):
+            up = nn.ConvTranspose2d(a, b, 3, stride=2, padding=1, output_padding=extras(size))
             layers += [up, make_activation(activation)]
         self.layers = nn.Sequential(*layers)
         initialize(self, activation)
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        z = z.flatten(1)
-        return self.layers(self.dense(z if condition is None else torch.cat([z, condition], -1)))
+        return self.layers(self.dense(joined(z, condition)))

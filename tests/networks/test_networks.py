@@ -1,10 +1,8 @@
 import pytest
 import torch
-from torch import nn
 
 from pyrovae import VAE
-from pyrovae.networks import ACTIVATIONS, DECODERS, ENCODERS, MLP, Conv, ConvTranspose
-from pyrovae.networks.activation import activation
+from pyrovae.networks import DECODERS, ENCODERS, MLP, Conv, ConvTranspose
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3), (1, 4, 4)], ids=str)
@@ -70,22 +68,6 @@ def test_rows_do_not_mix():
         (MLP((5,)), torch.randn(4, 5)),
     ):
         assert torch.allclose(module(x)[2:3], module(x[2:3]), atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activations_by_name(name):
-    x = torch.linspace(-3, 3, 7)
-    expected = {
-        "relu": torch.relu,
-        "tanh": torch.tanh,
-        "softplus": nn.functional.softplus,
-        "elu": nn.functional.elu,
-        "gelu": nn.functional.gelu,
-        "silu": nn.functional.silu,
-        "leaky_relu": nn.functional.leaky_relu,
-    }[name]
-    assert torch.equal(activation(name)(x), expected(x))
-    assert MLP((3,), hidden=(2,), activation=name).layers[1].__class__ is ACTIVATIONS[name]
 
 
 def test_unknown_activation():
