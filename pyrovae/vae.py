@@ -164,15 +164,14 @@ class VAE(nn.Module):
     def guide(self, x: Tensor | None = None, condition: Tensor | None = None, *, size: int | None = None) -> Tensor:
         """The amortised posterior ``z ~ q(z | x)``, or the prior where there is no x; returns z ``(B, D)``.
 
-        Takes the same arguments as `model`.
+        Takes the same arguments as `model`. For an estimator that sums a discrete z out, mark it as Pyro has it:
+        ``SVI(vae.model, config_enumerate(vae.guide), optim, TraceEnum_ELBO())``.
         """
         register(self)
         x, condition, plate = self._rows(x, condition, size)
         with plate:
             q = self.prior(condition, condition) if x is None else self.posterior(x, condition)
-            # TraceEnum_ELBO sums over z where it can; all other estimators draw it.
-            infer = {"enumerate": "parallel"} if getattr(q, "has_enumerate_support", False) else {}
-            return pyro.sample("z", q, infer=infer)
+            return pyro.sample("z", q)
 
     # Without inference
 

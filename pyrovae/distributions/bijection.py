@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.distributions import ComposeTransform, Transform, biject_to, constraints
 
+from pyrovae.distributions.stick_breaking import StickBreaking
+
 
 def base(support: constraints.Constraint) -> constraints.Constraint:
     """A support without what Independent and mixtures wrap around it.
@@ -36,12 +38,12 @@ def bijection(support: constraints.Constraint) -> Transform | None:
 
 
 class Onto(ComposeTransform):
-    """torch's bijection from real vectors to a support, with that support as its codomain: where a bound is a number
-    other than torch expects, its own says that it goes to the real line.
+    """torch's bijection from real vectors to a support, with that support as its codomain: with bounds that are numbers
+    its own last part says that it goes to the real line. To the simplex it is one that keeps its digits.
     """
 
     def __init__(self, support: constraints.Constraint, cache_size: int = 0) -> None:
-        super().__init__([biject_to(support)], cache_size)
+        super().__init__([StickBreaking() if support is constraints.simplex else biject_to(support)], cache_size)
         self.onto = support
 
     @property

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pyro.distributions as dist
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyrovae.distributions import inverse_scale, positive, to_scale
-from pyrovae.piece import Piece
+from pyrovae.priors.location_scale import LocationScale
 
 
-class Normal(Piece):
+class Normal(LocationScale):
     r"""Normal prior :math:`p(z) = \mathcal{N}(z; \mu, \operatorname{diag} \sigma^2)`.
 
     Fixed at N(0, I) by default, as in Kingma & Welling (2013), https://arxiv.org/abs/1312.6114. With
-    ``learned=True`` mean and scale are trained with the model, from N(0, I).
+    ``learned=True`` mean and scale are trained with the model, from N(0, I). With ``learned="ard"`` the mean stays 0
+    and the scales are trained: automatic relevance determination (Neal 1996,
+    https://doi.org/10.1007/978-1-4612-0745-0, and, for latent dimensions, Bishop 1999, Bayesian PCA).
+
+    A learned decoder can take up any scale: halve a latent's scale, double the decoder's weights on it, and p(x) is
+    the same. So a scale by itself says nothing of relevance, unless the decoder's columns are normalised; read
+    relevance from the KL of each latent, or from its scale times the norm of the decoder's column.
 
     Args:
-        learned: train the mean and the scale.
+        learned: False; True, to train mean and scale; or ``"ard"``, to train the scale alone.
         floor: the least scale, where learned.
 
+    >>> import torch
     >>> prior = Normal()
     >>> prior.build((2,))
     0
@@ -29,23 +32,5 @@ class Normal(Piece):
     tensor(-1.8379)
     """
 
-    numbers = 0
-
-    def __init__(self, learned: bool = False, floor: float = 1e-3) -> None:
-        super().__init__()
-        self.learned = learned
-        self.floor = positive(floor, "normal floor: expected")
-
-    def build(self, event_shape: Sequence[int]) -> int:
-        loc, scale = torch.zeros(event_shape), torch.ones(event_shape)
-        if self.learned:
-            self.loc = nn.Parameter(loc)
-            self.raw_scale = nn.Parameter(inverse_scale(scale, self.floor))
-        else:
-            self.register_buffer("loc", loc, persistent=False)
-            self.register_buffer("unit", scale, persistent=False)
-        return super().build(event_shape)
-
-    def forward(self, params: Tensor | None = None) -> dist.TorchDistribution:
-        scale = to_scale(self.raw_scale, self.floor) if self.learned else self.unit
-        return dist.Normal(self.loc, scale).to_event(len(self.event_shape))
+    def element(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(loc, scale)

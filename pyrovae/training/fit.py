@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from pyro.infer import ELBO, SVI, Trace_ELBO
+from pyro.infer import ELBO, SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
@@ -139,7 +139,7 @@ def fit(
     vae.initialize(seen, condition)
     _look(vae, seen[:batch_size], None if condition is None else condition[:batch_size], seed)
 
-    split = Split(vae.model, vae.guide)
+    split = Split(vae.model, config_enumerate(vae.guide) if isinstance(estimator, TraceEnum_ELBO) else vae.guide)
     weight = KLWeight(beta)
     model, guide = (weight(split.model), weight(split.guide)) if weighted else (split.model, split.guide)
     vae.zero_grad()
