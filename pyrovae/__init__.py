@@ -7,7 +7,7 @@
 from importlib.metadata import version as _version
 
 from pyrovae import datasets, elbos, likelihoods, networks, posteriors, priors
-from pyrovae.evaluation import Evaluation, LogMarginal, evaluate, k_hat, log_marginal
+from pyrovae.evaluation import Evaluation, LogMarginal, evaluate, impute, k_hat, log_marginal
 from pyrovae.inference_data import to_inference_data
 from pyrovae.piece import Piece
 from pyrovae.serialization import load, save
@@ -25,6 +25,7 @@ __all__ = [
     "elbos",
     "evaluate",
     "fit",
+    "impute",
     "k_hat",
     "likelihoods",
     "load",

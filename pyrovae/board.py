@@ -50,7 +50,7 @@ def _describe(constructor: Callable[..., object], known: set[str]) -> Entry:
     ]
     return {
         # Formulas are for the documentation.
-        "summary": re.split(r":math:|: ``|``", first)[0].strip().rstrip(":.") + ".",
+        "summary": re.split(r":math:|: ``|``", first)[0].strip().rstrip(":.,;") + ".",
         "arguments": ", ".join(arguments),
         "reference": link.group() if link else "",
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -68,6 +68,8 @@ class Architecture:
     """Network of the posterior: mlp or conv; arguments as in "mlp(hidden=[500, 500], activation=tanh)"."""
     decoder: str = "mlp"
     """Network of the likelihood: mlp or conv."""
+    condition_on: tuple[str, ...] = ("encoder", "decoder")
+    """Networks that see the condition, where there is one; a prior that is conditional sees it anyway."""
 
     def __post_init__(self) -> None:
         _whole(self, 1, "latent_dim")
@@ -81,10 +83,15 @@ class Data:
     """Folder with downloaded data sets, in torchvision's layout."""
     binarize: str = "auto"
     """none, static, dynamic or threshold; "auto" is dynamic for grey images."""
-    standardize: bool = True
-    """Bring the columns of a real table to mean 0 and sd 1 on the training rows."""
+    standardize: bool | None = None
+    """Bring the columns of a real table to mean 0 and sd 1 on the training rows; by default where the likelihood is one
+    of real numbers."""
+    kinds: dict[str, str] = field(default_factory=dict)
+    """Columns of --likelihood tabular that are not what they look like, as in "--kinds year real grade ordinal"."""
     label: str | None = None
     """Column of a .csv or .parquet file that holds labels, not data."""
+    condition: str | None = None
+    """What the VAE is conditioned on: "labels" (classes as indicators, numbers as they are) or nothing."""
 
 
 @dataclass(frozen=True)

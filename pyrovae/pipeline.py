@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,9 +19,9 @@ import numpy as np
 import torch
 from torch.distributions import constraints
 
-from pyrovae import datasets, plots
+from pyrovae import datasets, likelihoods, plots, registry
 from pyrovae.config import Architecture, Data, Evaluating, Training
-from pyrovae.datasets import Dataset
+from pyrovae.datasets import Dataset, Schema
 from pyrovae.evaluation import Evaluation, evaluate
 from pyrovae.inference_data import to_inference_data, write_netcdf
 from pyrovae.modes import isolated
@@ -101,11 +102,36 @@ def build(settings: Run, data: Dataset) -> VAE:
     parts = dataclasses.asdict(settings.architecture)
     if parts["likelihood"] == "auto":
         parts["likelihood"] = LIKELIHOODS[str(data.support)]
+    if data.schema is not None:
+        name, arguments = registry.parse(parts["likelihood"], "likelihood")
+        parts["likelihood"] = {"name": name, **arguments, "columns": data.schema.to_list()}
+    given = conditions(data, settings)["train"]
+    width = 0 if given is None else given.shape[1]
     with isolated(settings.training.seed):
-        vae = VAE(event_shape=data.event_shape, **parts)
+        vae = VAE(event_shape=data.event_shape, condition_dim=width, **parts)
     if data.transform is None:
         vae.check(data.train, columns=data.columns)
     return vae
+
+
+def conditions(data: Dataset, settings: Run) -> dict[str, torch.Tensor | None]:
+    """The condition of each split's rows, ``(N, C)``: indicators of classes, or numeric labels, standardized.
+
+    Raises:
+        ValueError: for a condition that the data do not have.
+    """
+    labels = {part: getattr(data, f"{part}_labels") for part in ("train", "validation", "test")}
+    if settings.data.condition is None:
+        return dict.fromkeys(labels)
+    if settings.data.condition != "labels":
+        raise ValueError(f"condition: expected labels, or none, got {settings.data.condition!r}")
+    if labels["train"] is None:
+        raise ValueError(f"condition: expected labels, and {data.name} has none. Name their column with --label.")
+    if labels["train"].is_floating_point():
+        loc, scale = labels["train"].mean(), labels["train"].std().clamp_min(torch.finfo(torch.float32).tiny)
+        return {part: ((values - loc) / scale).float()[:, None] for part, values in labels.items()}
+    classes = 1 + max(int(values.max()) for values in labels.values())
+    return {part: torch.nn.functional.one_hot(values, classes).float() for part, values in labels.items()}
 
 
 def _fit(vae: VAE, data: Dataset, settings: Run, folder: Path) -> pd.DataFrame:
@@ -118,10 +144,13 @@ def _fit(vae: VAE, data: Dataset, settings: Run, folder: Path) -> pd.DataFrame:
         history.frame(rows).to_csv(part)
         part.replace(folder / "history.csv")
 
+    condition = conditions(data, settings)
     epochs = fit(
         vae,
         data.train,
+        condition["train"],
         validation=data.validation,
+        validation_condition=condition["validation"],
         transform=data.transform,
         checkpoint=folder / "checkpoints",
         callbacks=[record],
@@ -135,10 +164,12 @@ def _fit(vae: VAE, data: Dataset, settings: Run, folder: Path) -> pd.DataFrame:
 def _export(vae: VAE, data: Dataset, settings: Run, epochs: pd.DataFrame, folder: Path) -> None:
     """inference_data.nc and figures/."""
     data = _shuffled_test(data, settings.training.seed)
+    condition = conditions(data, settings)["test"]
     head = slice(0, settings.evaluating.export_rows)
     idata = to_inference_data(
         vae,
         data.test[head],
+        None if condition is None else condition[head],
         labels=None if data.test_labels is None else data.test_labels[head],
         label_names=data.label_names,
         columns=data.columns,
@@ -146,7 +177,7 @@ def _export(vae: VAE, data: Dataset, settings: Run, epochs: pd.DataFrame, folder
         seed=settings.training.seed,
     )
     write_netcdf(idata, folder / "inference_data.nc")
-    plots.save_figures(vae, data, epochs, folder / "figures")
+    plots.save_figures(vae, data, epochs, folder / "figures", condition=condition)
 
 
 def _shuffled_test(data: Dataset, seed: int) -> Dataset:
@@ -175,7 +206,10 @@ def reload(folder: str | os.PathLike[str], device: str = "cpu") -> tuple[Run, VA
         training=Training(**saved["training"]),
         evaluating=Evaluating(**saved["evaluating"]),
     )
-    return settings, load(folder, device=device), load_data(settings)
+    vae = load(folder, device=device)
+    # The codes of the categories are those of the model, whatever has become of the file.
+    columns = getattr(vae.likelihood.piece, "columns", None)
+    return settings, vae, load_data(settings, columns and Schema(columns))
 
 
 def evaluate_again(folder: str | os.PathLike[str], num_samples: int | None = None, progress: bool = True) -> Evaluation:
@@ -189,28 +223,57 @@ def evaluate_again(folder: str | os.PathLike[str], num_samples: int | None = Non
 
 
 def write_samples(folder: str | os.PathLike[str], n: int, seed: int = 0) -> list[Path]:
-    """n draws from the model of a run folder, as samples.npy, with a picture in samples.png; returns both paths."""
-    _, vae, _ = reload(folder)
+    """n draws from the model of a run folder, as samples.npy, with a picture in samples.png, and those of a
+    table of different types in its own words as samples.csv; returns the paths."""
+    settings, vae, data = reload(folder)
+    condition = conditions(data, settings)["test"]
     with isolated(seed):
-        samples = vae.sample(n)
+        # Under a condition, each draw has that of a random test row.
+        condition = None if condition is None else condition[torch.randint(len(condition), (n,))]
+        samples = vae.sample(n, condition)
     paths = [Path(folder) / "samples.npy", Path(folder) / "samples.png"]
     np.save(paths[0], samples.cpu().numpy())
-    plots.plot_samples(vae, n).savefig(paths[1], dpi=plots.DPI)
+    if data.schema is not None:
+        paths.insert(1, Path(folder) / "samples.csv")
+        data.schema.decode(samples).to_csv(paths[1], index=False)
+    plots.plot_samples(vae, n, condition=condition).savefig(paths[-1], dpi=plots.DPI)
     return paths
 
 
-def load_data(settings: Run) -> Dataset:
+def load_data(settings: Run, schema: Schema | None = None) -> Dataset:
+    """The data of the settings, as their likelihood wants them: with a schema, standardized, or as they are.
+
+    ``schema`` is that of a table of different types, where it is known already.
+    """
     options = dataclasses.asdict(settings.data)
-    root, mode = options.pop("data_root"), options.pop("binarize")
+    del options["condition"]
+    root, mode, kinds = (options.pop(key) for key in ("data_root", "binarize", "kinds"))
+    name, arguments = registry.parse(settings.architecture.likelihood, "likelihood")
+    if name == "tabular":
+        if options["standardize"]:
+            raise ValueError("standardize: tabular keeps the units of the table, and standardizes inside. Omit it.")
+        options["schema"] = schema or (Schema(arguments["columns"]) if "columns" in arguments else kinds)
+    elif kinds:
+        raise ValueError(f"kinds: expected likelihood tabular, which has columns of different kinds, got {name}")
+    if options["standardize"] is None:
+        options["standardize"] = name == "auto" or _is_of_reals(settings.architecture.likelihood)
     return datasets.load(
         settings.dataset, root=root, binarize=None if mode == "auto" else mode, seed=settings.training.seed, **options
     )
+
+
+def _is_of_reals(likelihood: str) -> bool:
+    with warnings.catch_warnings():
+        # It is made only to look at its support; when it is made for good it warns.
+        warnings.simplefilter("ignore", UserWarning)
+        return str(likelihoods.make(likelihood).support) == str(constraints.real)
 
 
 def _evaluate(vae: VAE, data: Dataset, settings: Run, folder: Path) -> Evaluation:
     evaluation = evaluate(
         vae,
         data.test,
+        conditions(data, settings)["test"],
         num_samples=settings.evaluating.num_samples,
         seed=settings.training.seed,
         progress=settings.progress,

@@ -93,6 +93,9 @@ class VAE(nn.Module):
         self.posterior = self._conditional(
             "encoder", posterior, encoder, self.event_shape, z_shape, features=features, support=target
         )
+        if hasattr(posterior, "bind") and self.posterior.carry is None and target is not None:
+            # It may work with the prior as soon as it is bound, so their supports are compared before.
+            self._check_same_support(target, posterior.support)
         for piece in (prior, likelihood, posterior):
             if hasattr(piece, "bind"):
                 piece.bind(self)
@@ -103,11 +106,15 @@ class VAE(nn.Module):
         self.prior.to(self.likelihood.head.weight)
         _check_one_kind(self)
         ours, theirs = (part.example(condition_dim).support for part in (self.prior, self.posterior))
+        self._check_same_support(ours, theirs)
+
+    def _check_same_support(self, ours: constraints.Constraint, theirs: constraints.Constraint) -> None:
         if not same_support(ours, theirs):
+            prior, posterior = (type(part.piece).__name__ for part in (self.prior, self.posterior))
             raise ValueError(
-                f"the prior ({type(prior).__name__}) lives on {base(ours)} and the posterior "
-                f"({type(posterior).__name__}) on {base(theirs)}: expected one support. Choose a posterior with the "
-                "prior's support; one over real vectors is carried to positive numbers, intervals, the simplex."
+                f"the prior ({prior}) lives on {base(ours)} and the posterior ({posterior}) on {base(theirs)}: "
+                "expected one support. Choose a posterior with the prior's support; one over real vectors is carried "
+                "to positive numbers, intervals and the simplex."
             )
 
     def _network(

@@ -94,6 +94,91 @@ def test_the_likelihood_suits_the_data(here, name, likelihood):
     assert json.loads((here / "there" / "config.json").read_text())["model"]["likelihood"]["name"] == likelihood
 
 
+def mixed_table(rows=80):
+    """Text, booleans, numbers of three kinds, and holes."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "age": rng.integers(17, 90, rows).astype(float),
+            "job": rng.choice(["nurse", "clerk", "pilot"], rows).astype(object),
+            "income": np.exp(rng.normal(10, 1, rows)),
+            "member": rng.choice([True, False], rows),
+            "change": rng.normal(0, 1, rows),
+        }
+    )
+    for column in ("age", "job", "change"):
+        frame.loc[rng.random(rows) < 0.2, column] = None
+    return frame
+
+
+def test_fit_a_table_of_mixed_types_with_holes(here, capsys):
+    frame = mixed_table()
+    frame.to_csv("mixed.csv", index=False)
+    options = ["--likelihood", "tabular(floor=0.05)", "--kinds", "age", "real", "--out", "there", "--no-progress"]
+    cli.main(["fit", "mixed.csv", *options, *QUICK])
+    saved = json.loads((here / "there" / "config.json").read_text())["model"]["likelihood"]
+    assert saved["floor"] == 0.05
+    assert [(column["name"], column["kind"]) for column in saved["columns"]] == [
+        ("age", "real"), ("job", "categorical"), ("income", "positive"), ("member", "categorical"), ("change", "real")
+    ]  # fmt: skip
+    assert saved["columns"][1]["categories"] == ["clerk", "nurse", "pilot"]
+    settings, vae, data = pipeline.reload("there")
+    assert data.loc is None and data.train[:, 2].min() > 1000 and torch.isnan(data.test).any()
+    assert len(list((here / "there" / "figures").iterdir())) == 5
+    cli.main(["sample", "there", "--n", "7"])
+    drawn = pd.read_csv("there/samples.csv")
+    assert drawn.columns.tolist() == frame.columns.tolist() and set(drawn["job"]) <= set(frame["job"].dropna())
+    # Codes are those of the model, though the file has another category now, or one less.
+    before = json.loads((here / "there" / "metrics.json").read_text())["log_marginal"]
+    frame["job"] = frame["job"].replace("clerk", None)
+    frame.to_csv("mixed.csv", index=False)
+    assert pipeline.reload("there")[2].schema == data.schema
+    cli.main(["evaluate", "there"])
+    assert json.loads((here / "there" / "metrics.json").read_text())["log_marginal"] > before
+    frame.loc[0, "job"] = "baker"
+    frame.to_csv("mixed.csv", index=False)
+    assert "column 'job': expected one of clerk, nurse, pilot, got 'baker' at row 0" in refused(
+        capsys, "evaluate", "there"
+    )
+
+
+def test_a_table_with_a_hole_in_every_row_has_figures_too(here):
+    frame = mixed_table(30)
+    frame.loc[::2, "income"] = None
+    frame.loc[1::2, "job"] = None
+    frame.to_csv("holes.csv", index=False)
+    cli.main(["fit", "holes.csv", "--likelihood", "tabular", "--out", "there", "--no-progress", *QUICK])
+    assert len(list((here / "there" / "figures").iterdir())) == 5
+
+
+def test_a_named_table_can_be_tabular(here):
+    settings = pipeline.Run("iris", architecture=pipeline.Architecture(likelihood="tabular"))
+    data = pipeline.load_data(settings)
+    assert [column["kind"] for column in pipeline.build(settings, data).likelihood.piece.columns] == ["positive"] * 4
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "standardize", "expected"),
+    [
+        ("auto", None, True),
+        ("gaussian", None, True),
+        ("laplace", None, True),
+        ("gaussian", False, False),
+        ("poisson", None, False),
+        ("log_normal", None, False),
+        ("poisson", True, True),
+        ("bernoulli(relaxed=True)", None, False),
+    ],
+)
+def test_only_real_numbers_are_standardized_unless_told(likelihood, standardize, expected):
+    settings = pipeline.Run(
+        "iris",
+        architecture=pipeline.Architecture(likelihood=likelihood),
+        data=pipeline.Data(standardize=standardize),
+    )
+    assert (pipeline.load_data(settings).loc is not None) == expected
+
+
 def test_grey_pixels_get_a_density(here):
     settings = pipeline.Run("digits", data=pipeline.Data(binarize="none"))
     data = pipeline.load_data(settings)
@@ -117,6 +202,13 @@ def test_mistakes_are_one_line(here, capsys):
     frame.to_csv("holes.csv", index=False)
     message = refused(capsys, "fit", "holes.csv")
     assert "row 2" in message and "'a'" in message and "nan" in message
+    message = refused(capsys, "fit", "holes.csv", "--likelihood", "gaussian")
+    assert "Fill in or drop missing values" in message
+    tabular = ["fit", "holes.csv", "--likelihood", "tabular"]
+    assert "tabular keeps the units of the table" in refused(capsys, *tabular, "--standardize", "True")
+    assert "unknown column 'c': expected one of a, b" in refused(capsys, *tabular, "--kinds", "c", "real")
+    assert "unknown kind of column 'a' 'integer'" in refused(capsys, *tabular, "--kinds", "a", "integer")
+    assert "expected likelihood tabular" in refused(capsys, "fit", "iris", "--kinds", "a", "real")
 
 
 def test_settings_out_of_range(capsys):

@@ -5,5 +5,17 @@ from pyrovae.datasets.binarize import binarize
 from pyrovae.datasets.catalog import DATASETS, Source, load, names
 from pyrovae.datasets.dataset import Dataset
 from pyrovae.datasets.linear_gaussian import LinearGaussian
+from pyrovae.datasets.schema import Column, Schema
 
-__all__ = ["DATASETS", "Dataset", "LinearGaussian", "Source", "binarize", "linear_gaussian", "load", "names"]
+__all__ = [
+    "DATASETS",
+    "Column",
+    "Dataset",
+    "LinearGaussian",
+    "Schema",
+    "Source",
+    "binarize",
+    "linear_gaussian",
+    "load",
+    "names",
+]

@@ -12,6 +12,7 @@ from torch.distributions import constraints
 from pyrovae.checks import check_values
 from pyrovae.datasets.dataset import Dataset
 from pyrovae.datasets.labels import encode
+from pyrovae.datasets.schema import Schema
 from pyrovae.datasets.splits import PARTS, split
 from pyrovae.datasets.standardize import standardization
 
@@ -25,6 +26,7 @@ def assemble(
     standardize: bool,
     columns: tuple[str, ...] | None = None,
     label_names: tuple[str, ...] | None = None,
+    schema: Schema | None = None,
 ) -> Dataset:
     """A `Dataset` of arrays ``train`` and, if there are such, ``validation`` and ``test``.
 
@@ -35,10 +37,13 @@ def assemble(
     - images of bytes (divided by 255) or of numbers from 0 to 1: ``unit_interval``, grey;
     - anything else: ``real``; a real table is standardized where ``standardize`` asks for it.
 
+    With a ``schema`` the arrays are tables that it has encoded: they stay as they are, and NaN is a missing cell.
+
     Raises ValueError for values that are not finite real numbers, shapes that do not fit together, too few
     rows, and labels that do not match the rows.
     """
-    tensors = {part: _numbers(array, _called(name, part, parts), columns) for part, array in parts.items()}
+    missing = schema is not None
+    tensors = {part: _numbers(array, _called(name, part, parts), columns, missing) for part, array in parts.items()}
     shapes = {tuple(x.shape[1:]) for x in tensors.values()}
     if len(shapes) > 1:
         found = ", ".join(f"{part} {tuple(x.shape)}" for part, x in tensors.items())
@@ -47,17 +52,18 @@ def assemble(
     images = [part for part, array in parts.items() if array.dtype == np.uint8 and array.ndim > 2]
     if any(parts[part].max(initial=0) > 1 for part in images):
         tensors.update({part: tensors[part] / 255 for part in images})
-    support = _support(list(tensors.values()))
+    support = _support(list(tensors.values())) if schema is None else constraints.real
 
     rows = split({part: len(x) for part, x in tensors.items()}, seed, name)
     x = {part: tensors[source][index] for part, (source, index) in rows.items()}
     loc = scale = None
-    if standardize and support is constraints.real and x["train"].ndim == 2:
+    if standardize and schema is None and support is constraints.real and x["train"].ndim == 2:
         loc, scale = standardization(x["train"])
         x = {part: (value - loc) / scale for part, value in x.items()}
     x = {part: value.float() for part, value in x.items()}
     for part in PARTS:
-        check_values(x[part], constraints.real, name=f"{name} ({part}, as float32)", columns=columns)
+        called = f"{name} ({part}, as float32)"
+        check_values(x[part], constraints.real, name=called, columns=columns, missing=missing)
 
     y: dict[str, Tensor] = {}
     if labels:
@@ -73,6 +79,7 @@ def assemble(
         columns=columns,
         loc=None if loc is None else loc.float(),
         scale=None if scale is None else scale.float(),
+        schema=schema,
     )
 
 
@@ -80,7 +87,7 @@ def _called(name: str, part: str, parts: Mapping[str, np.ndarray]) -> str:
     return name if len(parts) == 1 else f"{name} ({part})"
 
 
-def _numbers(array: np.ndarray, name: str, columns: tuple[str, ...] | None) -> Tensor:
+def _numbers(array: np.ndarray, name: str, columns: tuple[str, ...] | None, missing: bool) -> Tensor:
     """``array`` as float64 of shape ``(N, *event_shape)``."""
     if array.dtype.kind not in "biuf":
         raise ValueError(
@@ -92,7 +99,7 @@ def _numbers(array: np.ndarray, name: str, columns: tuple[str, ...] | None) -> T
             f"{name}: expected a table (N, D) or images (N, H, W) or (N, C, H, W), got shape {array.shape}.{advice}"
         )
     x = torch.from_numpy(array.astype(np.float64))
-    check_values(x, constraints.real, name=name, columns=columns)
+    check_values(x, constraints.real, name=name, columns=columns, missing=missing)
     return x[:, None] if x.ndim == 3 else x
 
 

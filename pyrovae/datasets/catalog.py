@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from torch.distributions import constraints
+
 from pyrovae.datasets import embedded, files, linear_gaussian, mnist, omniglot, static_mnist
 from pyrovae.datasets.binarize import MODES
 from pyrovae.datasets.binarize import binarize as binarized
 from pyrovae.datasets.dataset import Dataset
+from pyrovae.datasets.schema import Kinds, Schema, encode, frame_of
+from pyrovae.datasets.splits import PARTS
 from pyrovae.registry import choose
 
 
@@ -98,6 +104,7 @@ def load(
     binarize: str | None = None,
     standardize: bool = True,
     label: str | None = None,
+    schema: Schema | Kinds | None = None,
     seed: int = 0,
     download: bool = True,
 ) -> Dataset:
@@ -112,6 +119,8 @@ def load(
             rows. Densities are then in standardized units: subtract ``data.scale.log().sum()`` from log p(x)
             for the density of the raw rows.
         label: the column of a table (or the array of an .npz file) that holds labels and is not data.
+        schema: for a table whose columns have different types, text and missing values among them: its `Schema`, or
+            the kinds of those columns where the inferred one does not suit (``{}`` for none). Nothing is standardized.
         seed: decides the split of sets that come without one, the drawn pixels, and synthetic data.
         download: whether to download what ``root`` lacks.
 
@@ -126,17 +135,28 @@ def load(
     if binarize is not None:
         choose(binarize, MODES, "binarize mode")
     if name not in DATASETS and files.is_path(name):
-        data = files.read(name, label=label, seed=seed, standardize=standardize)
+        data = files.read(name, label=label, seed=seed, standardize=standardize, schema=schema)
     else:
         loader = DATASETS[_known(str(name))].loader
         if label is not None:
             raise ValueError(f"{name}: expected no label, got {label!r}. It is for files; named sets have theirs.")
+        standardize = standardize and schema is None
         options = {"root": Path(root).expanduser(), "seed": seed, "standardize": standardize, "download": download}
         accepted = inspect.signature(loader).parameters
         data = loader(**{key: value for key, value in options.items() if key in accepted})
+        if schema is not None:
+            data = _with_schema(data, schema)
     if binarize is None:
         binarize = "dynamic" if data.grey else "none"
     return binarized(data, binarize, seed)
+
+
+def _with_schema(data: Dataset, schema: Schema | Kinds) -> Dataset:
+    """Numbers as a table whose columns are of different kinds."""
+    frames = {part: frame_of(getattr(data, part).numpy(), data.name, data.columns) for part in PARTS}
+    arrays, schema = encode(frames, schema, data.name)
+    rows = {part: torch.from_numpy(array).float() for part, array in arrays.items()}
+    return dataclasses.replace(data, **rows, support=constraints.real, columns=schema.names, schema=schema)
 
 
 def _known(name: str) -> str:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrovae.datasets.schema import Schema
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -28,6 +30,8 @@ class Dataset:
         transform: from a training batch and a generator to the batch that a model sees; None for the batch as
             it is. It is what draws dynamically binarized pixels.
         loc, scale: the standardization that was applied, shape ``event_shape``; None for none.
+        schema: what the columns of a table of different types are; its categories stand as codes, its missing cells as
+            NaN. None for any other data.
 
     >>> x = torch.zeros(8, 2)
     >>> Dataset("zeros", x, x[:1], x[:1], constraints.real)
@@ -47,6 +51,7 @@ class Dataset:
     transform: Callable[[Tensor, torch.Generator], Tensor] | None = None
     loc: Tensor | None = None
     scale: Tensor | None = None
+    schema: Schema | None = None
 
     @property
     def event_shape(self) -> torch.Size:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+
 from pyrovae.datasets.arrays import read_arrays
 from pyrovae.datasets.assemble import assemble
 from pyrovae.datasets.dataset import Dataset
-from pyrovae.datasets.tables import read_table
+from pyrovae.datasets.schema import Kinds, Schema, encode, frame_of
+from pyrovae.datasets.tables import numbers, read_table
 
 SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
 
@@ -25,13 +28,22 @@ def is_path(name: str | os.PathLike[str]) -> bool:
     return path.name != name or path.suffix.lower() in SUFFIXES or path.is_file()
 
 
-def read(path: str | os.PathLike[str], *, label: str | None = None, seed: int = 0, standardize: bool = True) -> Dataset:
+def read(
+    path: str | os.PathLike[str],
+    *,
+    label: str | None = None,
+    seed: int = 0,
+    standardize: bool = True,
+    schema: Schema | Kinds | None = None,
+) -> Dataset:
     """The rows in a file, with a seeded 80/10/10 split where the file has none of its own.
 
-    See `read_table` and `read_arrays` for what a file may hold, `assemble` for how values become a `Dataset`.
+    See `read_table` and `read_arrays` for what a file may hold, `assemble` for how values become a `Dataset`. With a
+    ``schema``, or the kinds of some columns where the rest is to be inferred, columns may hold text and missing values
+    (see `Schema`).
 
     Raises FileNotFoundError for no such file, ValueError for a file of another kind, for content that cannot
-    be read and for values that are not finite numbers.
+    be read, and, without a schema, for values that are not finite numbers.
     """
     path = Path(path).expanduser()
     if path.suffix.lower() not in SUFFIXES:
@@ -42,7 +54,14 @@ def read(path: str | os.PathLike[str], *, label: str | None = None, seed: int = 
         raise FileNotFoundError(f"{path}: no such file")
     if path.suffix.lower() in (".npy", ".npz"):
         parts, labels = read_arrays(path, label)
-        return assemble(str(path), parts, labels, seed=seed, standardize=standardize)
-    x, y, columns = read_table(path, label)
-    labels = None if y is None else {"train": y}
-    return assemble(str(path), {"train": x}, labels, seed=seed, standardize=standardize, columns=columns)
+        columns = None
+    else:
+        frame, y = read_table(path, label)
+        parts, labels = {"train": frame}, None if y is None else {"train": y}
+        columns = tuple(frame.columns)
+    found = None
+    if schema is not None:
+        parts, found = encode({part: frame_of(rows, str(path)) for part, rows in parts.items()}, schema, str(path))
+        columns = found.names
+    arrays = {part: rows if isinstance(rows, np.ndarray) else numbers(rows, path) for part, rows in parts.items()}
+    return assemble(str(path), arrays, labels, seed=seed, standardize=standardize, columns=columns, schema=found)

@@ -14,13 +14,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 
-def read_table(path: Path, label: str | None) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
-    """Rows of shape ``(N, D)`` as float64, the labels from column ``label``, and the names of the D columns.
+def read_table(path: Path, label: str | None) -> tuple[DataFrame, np.ndarray | None]:
+    """The data of a table, every column but ``label``, and the labels from that one.
 
-    Every column but ``label`` is data and must hold numbers, or true and false; a missing value comes back as NaN.
-
-    Raises ValueError for a file that pandas cannot read, a .csv without column names, an unknown ``label``,
-    and text among the numbers.
+    Raises ValueError for a file that pandas cannot read, a .csv without column names, and an unknown ``label``.
     """
     import pandas as pd
 
@@ -39,8 +36,15 @@ def read_table(path: Path, label: str | None) -> tuple[np.ndarray, np.ndarray | 
             raise ValueError(f"{path}: {error}") from None
     if frame.empty:
         raise ValueError(f"{path}: expected rows and columns of data, got {len(frame)} x {frame.shape[1]}")
-    x = np.column_stack([_numbers(frame[name], path) for name in frame])
-    return x, labels, tuple(frame.columns)
+    return frame, labels
+
+
+def numbers(frame: DataFrame, path: Path) -> np.ndarray:
+    """Rows of shape ``(N, D)`` as float64 from columns of numbers, or of true and false; a missing value is NaN.
+
+    Raises ValueError for text among the numbers.
+    """
+    return np.column_stack([_numbers(frame[name], path) for name in frame])
 
 
 class _HeaderError(ValueError):

@@ -13,6 +13,7 @@ from pyrovae.distributions.flow import Flow
 from pyrovae.distributions.gamma import Gamma
 from pyrovae.distributions.log_normal import LogNormal
 from pyrovae.distributions.logistic_normal import LogisticNormal
+from pyrovae.distributions.mixture import Mixture
 from pyrovae.distributions.moments import centre, expectation, moments
 from pyrovae.distributions.multinomial import DirichletMultinomial, Multinomial
 from pyrovae.distributions.negative_binomial import NegativeBinomial
@@ -44,6 +45,7 @@ __all__ = [
     "Levels",
     "LogNormal",
     "LogisticNormal",
+    "Mixture",
     "Multinomial",
     "NegativeBinomial",
     "NormalMixture",

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyrovae import distributions
 from pyrovae.checks import count
 from pyrovae.distributions import cholesky
 from pyrovae.priors.unconditional import Unconditional
@@ -66,4 +67,4 @@ class Mixture(Unconditional):
             component = dist.Normal(self.loc, scale).to_event(1)
         else:
             component = dist.MultivariateNormal(self.loc, scale_tril=cholesky(scale, self.raw_lower))
-        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), component)
+        return distributions.Mixture(dist.Categorical(logits=self.logits), component)

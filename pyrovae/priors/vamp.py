@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae.checks import count
-from pyrovae.distributions import base, inverse_scale, to_scale
+from pyrovae.distributions import Mixture, base, inverse_scale, to_scale
 from pyrovae.piece import Piece
 from pyrovae.registry import choose
 
@@ -112,7 +112,7 @@ class Vamp(Piece):
             q = vae.posterior(u, condition[..., None, :].expand(*rows, self.components, -1))
         else:
             q = vae.posterior(u)
-        return dist.MixtureSameFamily(dist.Categorical(logits=u.new_zeros(q.batch_shape)), q)
+        return Mixture(dist.Categorical(logits=u.new_zeros(q.batch_shape)), q)
 
     @torch.no_grad()
     def initial(self, x: Tensor, condition: Tensor | None = None) -> None:

@@ -56,11 +56,11 @@ def test_the_density_of_the_last_draw_takes_no_inverse():
         for other in (z.clone(), z[:1]):
             with pytest.raises(RuntimeError, match="inverted"):
                 d.log_prob(other)
-    first, _ = q.rsample(), q.rsample()
+    first, last = q.rsample(), q.rsample()
     with pytest.raises(RuntimeError, match="inverted"):
         q.log_prob(first)
     with pytest.raises(RuntimeError, match="inverted"):
-        q.expand((3, 4)).log_prob(first)
+        q.expand((3, 4)).log_prob(last)
 
 
 def test_a_draw_without_a_graph_is_inverted_where_derivatives_are_asked_for():
@@ -158,7 +158,9 @@ def test_planar_is_the_formula_of_the_paper():
         u_hat = u.numpy() + ((m - dot) / (w**2).sum()).item() * w.numpy()
         assert np.dot(u_hat, w.numpy()) == pytest.approx(m.item())
         expected = x.numpy() + u_hat * np.tanh(np.dot(w.numpy(), x.numpy()) + b)
-        assert Planar(u, w, torch.tensor(b, dtype=torch.float64))(x).tolist() == pytest.approx(expected.tolist(), rel=1e-12)
+        assert Planar(u, w, torch.tensor(b, dtype=torch.float64))(x).tolist() == pytest.approx(
+            expected.tolist(), rel=1e-12
+        )
 
 
 def test_planar_has_a_limit_where_w_vanishes():

@@ -127,9 +127,7 @@ def test_a_posterior_over_real_vectors_is_carried_to_the_priors_support(prior, d
 
 
 def test_a_prior_on_another_support_than_the_posterior():
-    message = (
-        r"the prior \(Fixed\) lives on Boolean\(\) and the posterior \(Normal\) on Real\(\): expected one support"
-    )
+    message = r"the prior \(Fixed\) lives on Boolean\(\) and the posterior \(Normal\) on Real\(\): expected one support"
     with pytest.raises(ValueError, match=message):
         VAE((3,), 2, prior=dist.Bernoulli(torch.ones(2) / 2).to_event(1))
 
