@@ -19,7 +19,9 @@ RANGE = (-2.0, 5.0)
 
 
 class NegativeBinomial(Counts):
-    r"""Negative binomial likelihood of counts, of mean :math:`\mu = e^{\eta}` and variance :math:`\mu + \mu^2/\theta`.
+    r"""Negative binomial likelihood of counts that vary more than Poisson ones.
+
+    Its mean is :math:`\mu = e^{\eta}`, its variance :math:`\mu + \mu^2/\theta`:
 
     .. math::
         \log p(x) = \log \frac{\Gamma(x + \theta)}{\Gamma(\theta)\, x!}

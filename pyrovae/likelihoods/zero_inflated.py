@@ -31,7 +31,9 @@ class _ZeroInflated(Counts):
 
 
 class ZeroInflatedPoisson(_ZeroInflated, Poisson):
-    r"""Zero-inflated Poisson likelihood: 0 with probability :math:`\pi`, otherwise Poisson of mean :math:`e^{\eta}`.
+    r"""Zero-inflated Poisson likelihood of counts with more zeros than a Poisson has.
+
+    0 with probability :math:`\pi`, otherwise Poisson of mean :math:`e^{\eta}`:
 
     .. math::
         p(x) = \pi\, [x = 0] + (1 - \pi)\, \text{Poisson}(x; e^{\eta}), \qquad \pi = \sigma(g)
@@ -56,7 +58,9 @@ class ZeroInflatedPoisson(_ZeroInflated, Poisson):
 
 
 class ZeroInflatedNegativeBinomial(_ZeroInflated, NegativeBinomial):
-    r"""Zero-inflated negative binomial likelihood: 0 with probability :math:`\pi`, otherwise negative binomial.
+    r"""Zero-inflated negative binomial likelihood of counts with more zeros than a negative binomial has.
+
+    0 with probability :math:`\pi`, otherwise negative binomial of mean :math:`e^{\eta}`:
 
     .. math::
         p(x) = \pi\, [x = 0] + (1 - \pi)\, \text{NB}(x; e^{\eta}, \theta), \qquad \pi = \sigma(g)
