@@ -1,6 +1,8 @@
 """What all tests share: clean global state, small models, and a VAE whose every number is known in closed form."""
 
+import csv
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,8 +15,29 @@ from pyrovae import VAE, likelihoods
 from pyrovae.datasets import LinearGaussian
 from pyrovae.distributions import inverse_scale
 
+TRIPLES = Path(__file__).parent / "results" / "triples.csv"
+
 if os.environ.get("PYTEST_XDIST_WORKER"):
     torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Write what the slow run of all triples found: a row for each prior and posterior."""
+    pairs = {}
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            if "triple" in (found := dict(report.user_properties)) and report.when == "call":
+                pairs.setdefault(tuple(found["triple"][:2]), []).append((found, outcome == "passed"))
+    if not pairs:
+        return
+    TRIPLES.parent.mkdir(exist_ok=True)
+    with TRIPLES.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["prior", "posterior", "likelihoods", "passed", "rose", "failed"])
+        for pair, rows in sorted(pairs.items()):
+            failed = [found["triple"][2] for found, passed in rows if not passed]
+            rose = sum(found.get("rose", False) for found, _ in rows)
+            writer.writerow([*pair, len(rows), len(rows) - len(failed), rose, "; ".join(failed)])
 
 
 @pytest.fixture(autouse=True)
