@@ -65,9 +65,9 @@ class Architecture:
     posterior: str = "normal"
     """Posterior q(z | x): see `pyrovae list`."""
     encoder: str = "mlp"
-    """Network of the posterior: mlp or conv; arguments as in "mlp(hidden=[500, 500], activation=tanh)"."""
+    """Network of the posterior: see `pyrovae list`; arguments as in "mlp(hidden=[500, 500], activation=tanh)"."""
     decoder: str = "mlp"
-    """Network of the likelihood: mlp or conv."""
+    """Network of the likelihood: see `pyrovae list`."""
     condition_on: tuple[str, ...] = ("encoder", "decoder")
     """Networks that see the condition, where there is one; a prior that is conditional sees it anyway."""
 

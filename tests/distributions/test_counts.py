@@ -180,6 +180,7 @@ def test_draws_at_the_edge_are_counts():
     mean, theta = grid(torch.float32, MEANS, THETAS)
     draws = NegativeBinomial(mean, theta).sample((2000,))
     assert draws.isfinite().all() and (draws >= 0).all()
+    assert NegativeBinomial(torch.tensor(1e20), torch.tensor(10.0)).sample() > 0
 
 
 @pytest.mark.parametrize(
