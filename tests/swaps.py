@@ -54,7 +54,7 @@ POSTERIORS = {
     "maf(transforms=2, hidden=[8])": "real",
     "nsf(transforms=1, hidden=[8])": "real",
     "coupling(transforms=2, hidden=[8])": "real",
-    "refined(steps=2)": "real",
+    "refined(steps=1)": "real",
     "power_spherical": "sphere",
     "dirichlet": "simplex",
     "gamma": "positive",
@@ -64,7 +64,7 @@ POSTERIORS = {
     "relaxed_categorical": "simplex",
 }
 # A point has no density for a mixture of posteriors; a refined posterior asks the prior, which would ask it.
-NOT_FOR_VAMP = {"delta", "refined(steps=2)"}
+NOT_FOR_VAMP = {"delta", "refined(steps=1)"}
 CARRIED = {"positive", "unit", "simplex"}
 COLUMNS = [
     {"name": "a", "kind": "real"},

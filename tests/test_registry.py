@@ -123,8 +123,11 @@ def test_a_users_own_class_has_no_config():
 )
 def test_each_member_keeps_its_arguments_under_their_names(family):
     """What `registry.config` needs; a new member that forgets one could not be saved."""
+    needed = {"categorical": {"classes": 3}, "ordinal": {"classes": 3}} if family is likelihoods.FAMILY else {}
     for name in family:
-        made = registry.make(name, family, "part", in_shape=(1, 4, 4), event_shape=(1, 4, 4), condition_dim=0)
+        shape = (4, 4) if name == "recurrent" else (1, 4, 4)
+        sizes = {"in_shape": shape, "event_shape": shape, "condition_dim": 0}
+        made = registry.make({"name": name, **needed.get(name, {})}, family, "part", **sizes)
         assert registry.config(made, family)["name"] == name
 
 

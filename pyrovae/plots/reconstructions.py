@@ -63,6 +63,9 @@ def _table_reconstructions(x: Tensor, decoded: Tensor, names: list[str], unit: s
     figure, axes = panels(names, f"Reconstructed against observed values, {counted(len(x), 'row')}")
     for i, ax in enumerate(axes):
         known = ~np.isnan(observed[:, i])
+        if not known.any():
+            ax.text(0.5, 0.5, "no values observed", transform=ax.transAxes, ha="center", va="center", fontsize=8)
+            continue
         one, other = observed[known, i], decoded[known, i]
         both = np.concatenate([one, other])
         square(ax, both, both)

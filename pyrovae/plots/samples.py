@@ -66,6 +66,7 @@ def _table_samples(draws: Tensor, x: Tensor | None, names: list[str], unit: str)
     count = round(2 * math.sqrt(min(len(values) for values, _, _ in groups)))
     for i, ax in enumerate(axes):
         known = [(values[~np.isnan(values[:, i]), i], label, colour) for values, label, colour in groups]
+        known = [group for group in known if len(group[0])]
         bins = np.histogram_bin_edges(np.concatenate([values for values, _, _ in known]), bins=min(30, max(8, count)))
         for values, label, colour in known:
             style = {"color": colour, "label": label if i == 0 else None}

@@ -73,6 +73,7 @@ class Refined(Piece):
     def build(self, event_shape: Sequence[int]) -> int:
         super().build(event_shape)
         self.count = self.piece.build(event_shape)
+        self.support = self.piece.support
         return self.count
 
     def bind(self, vae: Any) -> None:  # noqa: ANN401 - the VAE lies below this in the order of imports

@@ -300,6 +300,14 @@ def test_networks_see_indicators_of_classes():
     assert vae.encode(x).batch_shape == (5,) and vae.reconstruct(x).shape == x.shape
 
 
+@pytest.mark.parametrize("name", ["categorical", "ordinal"])
+def test_a_class_that_is_not_among_the_classes(name):
+    vae = VAE((2,), 1, likelihood=f"{name}(classes=4)", encoder="mlp(hidden=[4])", decoder="mlp(hidden=[4])")
+    assert vae.check([[0, 3]]).tolist() == [[0.0, 3.0]]
+    with pytest.raises(ValueError, match="got 4 at row 0, column 1 .* Number the classes from 0 to 3"):
+        vae.check([[0, 4]])
+
+
 def test_networks_see_ranks():
     assert likelihoods.Ordinal(5).features(torch.arange(5.0)).tolist() == [-1.0, -0.5, 0.0, 0.5, 1.0]
 
