@@ -86,9 +86,9 @@ def test_the_standard_error_by_hand():
 
 def test_chunks_change_only_the_draws(truth):
     exact, x, vae = truth(shift=0.1)
-    for chunk in (1, 3, 64, 10_000):
-        value, error = pyrovae.log_marginal(vae, x, num_samples=300, chunk=chunk, progress=False)
-        assert ((value - exact.log_prob(x)) / error).abs().max() < 4.5
+    for chunk, rows in ((1, 3), (3, 9), (64, ROWS), (10_000, ROWS)):
+        value, error = pyrovae.log_marginal(vae, x[:rows], num_samples=300, chunk=chunk, progress=False)
+        assert ((value - exact.log_prob(x[:rows])) / error).abs().max() < 4.5
 
 
 def test_active_units_and_summary(truth):
