@@ -5,11 +5,10 @@ from __future__ import annotations
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyrovae.distributions import positive, to_scale
-from pyrovae.piece import Piece
+from pyrovae.posteriors.location_scale import LocationScale
 
 
-class Laplace(Piece):
+class Laplace(LocationScale):
     r"""Laplace posterior :math:`q(z \mid x) = \prod_d \frac{1}{2 b_d} e^{-|z_d - \mu_d| / b_d}`.
 
     With a Laplace prior, for sparse codes: the KL between the two has a closed form. For sparse coding by VAEs see
@@ -27,12 +26,5 @@ class Laplace(Piece):
     torch.Size([2])
     """
 
-    numbers = 2
-
-    def __init__(self, floor: float = 1e-4) -> None:
-        super().__init__()
-        self.floor = positive(floor, "laplace floor: expected")
-
-    def forward(self, params: Tensor) -> dist.TorchDistribution:
-        loc, raw_scale = self.split(params)
-        return dist.Laplace(loc, to_scale(raw_scale, self.floor)).to_event(len(self.event_shape))
+    def element(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
+        return dist.Laplace(loc, scale)

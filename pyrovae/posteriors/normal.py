@@ -5,11 +5,10 @@ from __future__ import annotations
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyrovae.distributions import positive, to_scale
-from pyrovae.piece import Piece
+from pyrovae.posteriors.location_scale import LocationScale
 
 
-class Normal(Piece):
+class Normal(LocationScale):
     r"""Mean-field normal posterior :math:`q(z \mid x) = \mathcal{N}(z; \mu(x), \operatorname{diag} \sigma(x)^2)`.
 
     The usual amortised posterior of Kingma & Welling (2013), https://arxiv.org/abs/1312.6114.
@@ -25,12 +24,5 @@ class Normal(Piece):
     torch.Size([2])
     """
 
-    numbers = 2
-
-    def __init__(self, floor: float = 1e-4) -> None:
-        super().__init__()
-        self.floor = positive(floor, "normal floor: expected")
-
-    def forward(self, params: Tensor) -> dist.TorchDistribution:
-        loc, raw_scale = self.split(params)
-        return dist.Normal(loc, to_scale(raw_scale, self.floor)).to_event(len(self.event_shape))
+    def element(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(loc, scale)

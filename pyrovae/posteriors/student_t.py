@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.distributions import inverse_scale, positive, to_scale
-from pyrovae.piece import Piece
+from pyrovae.posteriors.location_scale import LocationScale
 
 LEAST_DF = 2.1
 """Of learned degrees of freedom: at 2 the variance is infinite, and with it the KL to a normal prior."""
 
 
-class StudentT(Piece):
+class StudentT(LocationScale):
     r"""Student t posterior :math:`q(z \mid x) = \prod_d t_\nu(z_d; \mu_d(x), \sigma_d(x))`.
 
     Its heavy tails can keep importance weights p(z, x) / q(z | x) bounded where a normal's are not: for the
@@ -33,22 +33,18 @@ class StudentT(Piece):
     torch.Size([2])
     """
 
-    numbers = 2
-
     def __init__(self, df: float | Literal["shared"] = "shared", floor: float = 1e-4) -> None:
-        super().__init__()
+        super().__init__(floor)
         known = "student_t df: expected shared, or"
         self.df = df if df == "shared" else positive(df, known)
         if df != "shared" and self.df <= 2:
             raise ValueError(f"{known} a number above 2, below which the variance is infinite, got {df!r}")
-        self.floor = positive(floor, "student_t floor: expected")
 
     def build(self, event_shape: Sequence[int]) -> int:
         if self.df == "shared":
             self.raw_df = nn.Parameter(inverse_scale(torch.tensor(5.0), LEAST_DF))
         return super().build(event_shape)
 
-    def forward(self, params: Tensor) -> dist.TorchDistribution:
-        loc, raw_scale = self.split(params)
+    def element(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         df = to_scale(self.raw_df, LEAST_DF) if self.df == "shared" else loc.new_tensor(self.df)
-        return dist.StudentT(df, loc, to_scale(raw_scale, self.floor)).to_event(len(self.event_shape))
+        return dist.StudentT(df, loc, scale)
