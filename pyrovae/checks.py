@@ -37,6 +37,8 @@ def words(support: constraints.Constraint) -> str:
     for constraint, text in _WORDS:
         if str(constraint) == str(support):
             return text
+    if isinstance(support, type(constraints.integer_interval(0, 1))):
+        return f"a whole number from {support.lower_bound} to {support.upper_bound}"
     return f"a value in {support}"
 
 
