@@ -280,6 +280,7 @@ def test_a_size_without_data(make, size):
         (constraints.positive, "a number above 0"),
         (constraints.nonnegative, "a number of at least 0"),
         (constraints.real, "a finite number"),
+        (constraints.integer_interval(0, 4), "a whole number from 0 to 4"),
         (constraints.interval(2.0, 3.0), "a value in Interval(lower_bound=2.0, upper_bound=3.0)"),
     ],
     ids=lambda value: str(value)[:20],
