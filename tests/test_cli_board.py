@@ -39,7 +39,6 @@ def run(tmp_path, monkeypatch):
         names = {"config.json", "model.safetensors", "history.csv", "metrics.json", "inference_data.nc", "figures"}
         assert names <= {path.name for path in folder.iterdir()}
         assert len(list((folder / "figures").iterdir())) == 5
-        cli.main(["sample", "run", "--n", "3"])
         return json.loads((folder / "metrics.json").read_text())
 
     return run
@@ -69,5 +68,7 @@ def test_likelihoods(run, likelihood):
     kind = LIKELIHOODS[likelihood]
     metrics = run(kind, "--likelihood", "tabular" if kind == "table" else likelihood)
     assert np.isfinite(metrics["log_marginal"])
+    cli.main(["sample", "run", "--n", "3"])
+    assert len(np.load("run/samples.npy")) == 3
     saved = json.loads(Path("run/config.json").read_text())
     assert saved["model"]["likelihood"]["name"] == name(likelihood)
