@@ -48,9 +48,10 @@ def _describe(constructor: Callable[..., object], known: set[str]) -> Entry:
     arguments = [
         f"{name}={p.default!r}" for name, p in inspect.signature(constructor).parameters.items() if name not in known
     ]
+    # Formulas and shapes are for the documentation.
+    words = re.sub(r"[,:]?\s*:math:`[^`]*`", "", first.split(": ``")[0].split("``")[0])
     return {
-        # Formulas are for the documentation.
-        "summary": re.split(r":math:|: ``|``", first)[0].strip().rstrip(":.,;") + ".",
+        "summary": words.strip().rstrip(":.,;") + ".",
         "arguments": ", ".join(arguments),
         "reference": link.group() if link else "",
     }
@@ -58,11 +59,12 @@ def _describe(constructor: Callable[..., object], known: set[str]) -> Entry:
 
 def table() -> str:
     """The board as text."""
-    lines = []
-    for family, members in board().items():
+    lines, families = [], board()
+    width = 2 + max(len(name) for members in families.values() for name in members)
+    for family, members in families.items():
         lines += ["", family]
         for name, entry in members.items():
-            lines.append(f"  {name:<22}{entry['summary']}  {entry['reference']}".rstrip())
+            lines.append(f"  {name:<{width}}{entry['summary']}  {entry['reference']}".rstrip())
             if entry["arguments"]:
-                lines.append(f"  {'':<22}({entry['arguments']})")
+                lines.append(f"  {'':<{width}}({entry['arguments']})")
     return "\n".join(lines[1:])

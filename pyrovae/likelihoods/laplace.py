@@ -11,7 +11,7 @@ from pyrovae.likelihoods.location_scale import LocationScale
 
 
 class Laplace(LocationScale):
-    r"""Laplace likelihood of real data: :math:`\log p(x \mid z) = -|x - \mu(z)| / b - \log 2b`.
+    r"""Laplace likelihood of real data with outliers: :math:`\log p(x \mid z) = -|x - \mu(z)| / b - \log 2b`.
 
     The mean absolute error as a density: the decoder gives medians, and outliers pull less than on a Gaussian. Where
     the scale comes from is as for the Gaussian; its standard deviation is :math:`\sqrt 2\, b`. Its use in place of the

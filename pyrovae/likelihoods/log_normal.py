@@ -11,7 +11,7 @@ from pyrovae.likelihoods.location_scale import LocationScale
 
 
 class LogNormal(LocationScale):
-    r"""Log-normal likelihood of positive data: :math:`\log x \sim \mathcal{N}(\mu(z), \sigma^2)`, in units of x.
+    r"""Log-normal likelihood of positive data: :math:`\log x \sim \mathcal{N}(\mu(z), \sigma^2)`.
 
     A Gaussian of log x with the Jacobian :math:`-\log x` in the density, so that its log p(x) compares with that of
     other likelihoods of the same data. For what varies by factors: incomes, concentrations, durations. See Limpert,

@@ -8,7 +8,7 @@ from pyrovae.posteriors.flow import NetworkFlowPosterior
 
 
 class Coupling(NetworkFlowPosterior):
-    r"""Coupling flow posterior.
+    r"""Coupling flow posterior: one half of z moves the other.
 
     .. math:: z_b \leftarrow a + s \, z_b \text{ in each step, } a, s \text{ of the other half } z_a \text{ and of } x
 

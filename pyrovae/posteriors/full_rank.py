@@ -12,7 +12,7 @@ from pyrovae.piece import Piece
 
 
 class FullRank(Piece):
-    r"""Full-rank normal posterior :math:`q(z \mid x) = \mathcal{N}(z; \mu(x), L(x) L(x)^\top)`, L lower triangular.
+    r"""Full-rank normal posterior, of any covariance: :math:`q(z \mid x) = \mathcal{N}(z; \mu(x), L(x) L(x)^\top)`.
 
     Where the latent dimensions depend on one another given x, as with a linear decoder, for D up to some dozens: it
     needs D (D + 3) / 2 numbers. Kingma & Welling (2019), section 2.5.1, https://arxiv.org/abs/1906.02691.

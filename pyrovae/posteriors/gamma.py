@@ -12,7 +12,7 @@ from pyrovae.piece import Piece
 
 
 class Gamma(Piece):
-    r"""Gamma posterior :math:`q(z \mid x) = \prod_d \operatorname{Gamma}(z_d; \alpha_d(x), \alpha_d(x) / \mu_d(x))`.
+    r"""Gamma posterior of positive codes: :math:`q(z \mid x) = \prod_d \operatorname{Gamma}(z_d; \alpha_d, \alpha_d / \mu_d)`.
 
     For positive codes: the network gives the mean :math:`\mu` and the concentration :math:`\alpha`. Draws are
     reparameterised implicitly, Figurnov, Mohamed & Mnih (2018), https://arxiv.org/abs/1805.08498.

@@ -8,7 +8,7 @@ from pyrovae.posteriors.flow import NetworkFlowPosterior
 
 
 class IAF(NetworkFlowPosterior):
-    r"""Inverse autoregressive flow posterior.
+    r"""Inverse autoregressive flow posterior: a draw takes one pass.
 
     .. math:: z_i \leftarrow a_i + s_i z_i \text{ in each step, } a_i, s_i \text{ of the old } z_{<i} \text{ and of } x
 

@@ -9,9 +9,9 @@ from pyrovae.posteriors.location_scale import LocationScale
 
 
 class Laplace(LocationScale):
-    r"""Laplace posterior :math:`q(z \mid x) = \prod_d \frac{1}{2 b_d} e^{-|z_d - \mu_d| / b_d}`.
+    r"""Laplace posterior, for sparse codes: :math:`q(z \mid x) = \prod_d \frac{1}{2 b_d} e^{-|z_d - \mu_d| / b_d}`.
 
-    With a Laplace prior, for sparse codes: the KL between the two has a closed form. For sparse coding by VAEs see
+    With a Laplace prior: the KL between the two has a closed form. For sparse coding by VAEs see
     Geadah, Barello, Greenidge, Charles & Pillow (2024),
     https://direct.mit.edu/neco/article/36/12/2571/124821/Sparse-Coding-Variational-Autoencoders.
 

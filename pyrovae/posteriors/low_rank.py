@@ -14,7 +14,7 @@ from pyrovae.piece import Piece
 
 
 class LowRank(Piece):
-    r"""Low-rank normal posterior :math:`q(z \mid x) = \mathcal{N}(z; \mu, S (I + W W^\top) S)`, S diagonal, W (D, r).
+    r"""Low-rank normal posterior, of r directions and a diagonal: :math:`\mathcal{N}(z; \mu, S (I + W W^\top) S)`.
 
     :math:`S = \operatorname{diag} \sigma` and :math:`W_{ij} = \operatorname{arcsinh}(r_{ij})`, which tames large
     outputs of the network. Between the mean field and full rank: the r main directions in which latent

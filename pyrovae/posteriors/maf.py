@@ -8,7 +8,7 @@ from pyrovae.posteriors.flow import NetworkFlowPosterior
 
 
 class MAF(NetworkFlowPosterior):
-    r"""Masked autoregressive flow posterior.
+    r"""Masked autoregressive flow posterior: a draw takes D passes.
 
     .. math:: z_i \leftarrow a_i + s_i z_i \text{ in each step, } a_i, s_i \text{ of the new } z_{<i} \text{ and of } x
 

@@ -9,7 +9,7 @@ from pyrovae.posteriors.flow import NetworkFlowPosterior
 
 
 class NSF(NetworkFlowPosterior):
-    r"""Neural spline flow posterior.
+    r"""Neural spline flow posterior: monotone splines in the place of affine steps.
 
     .. math:: z_i \leftarrow \text{spline}_i(z_i) \text{ in each step, its knots of the old } z_{<i} \text{ and of } x
 

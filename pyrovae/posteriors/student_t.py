@@ -17,7 +17,7 @@ LEAST_DF = 2.1
 
 
 class StudentT(LocationScale):
-    r"""Student t posterior :math:`q(z \mid x) = \prod_d t_\nu(z_d; \mu_d(x), \sigma_d(x))`.
+    r"""Student t posterior, with heavy tails: :math:`q(z \mid x) = \prod_d t_\nu(z_d; \mu_d(x), \sigma_d(x))`.
 
     Its heavy tails can keep importance weights p(z, x) / q(z | x) bounded where a normal's are not: for the
     importance-weighted bounds and for log p(x). Domke & Sheldon (2018), https://arxiv.org/abs/1808.09034.

@@ -13,7 +13,7 @@ from pyrovae.priors.unconditional import Unconditional
 
 
 class Hyperspherical(Unconditional):
-    r"""Uniform prior on the unit sphere: :math:`p(z) = \Gamma(D/2) / (2 \pi^{D/2})` where :math:`|z| = 1`.
+    r"""Uniform prior on the unit sphere: :math:`p(z) = \Gamma(D/2) / (2 \pi^{D/2}), \; |z| = 1`.
 
     For data with directions and no centre, such as cyclic data; unlike N(0, I) it draws no code towards an origin.
     With the posterior ``"power_spherical"``. The hyperspherical VAE (Davidson et al. 2018,

@@ -9,9 +9,9 @@ from pyrovae.priors.location_scale import LocationScale
 
 
 class Laplace(LocationScale):
-    r"""Laplace prior :math:`p(z) = \prod_d \frac{1}{2b_d} e^{-|z_d - \mu_d| / b_d}`.
+    r"""Laplace prior, for sparse codes: :math:`p(z) = \prod_d \frac{1}{2b_d} e^{-|z_d - \mu_d| / b_d}`.
 
-    For sparse codes: sharper at 0 than the normal, with heavier tails. Its scale b is not a standard deviation: the
+    Sharper at 0 than the normal, with heavier tails. Its scale b is not a standard deviation: the
     variance is 2 b^2. Unlike the normal it is not the same in every rotation of z, which ties the axes to the data.
     After Olshausen & Field (1996), https://doi.org/10.1038/381607a0.
 

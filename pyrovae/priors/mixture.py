@@ -21,7 +21,7 @@ SPREAD = 0.5
 
 
 class Mixture(Unconditional):
-    r"""Learned mixture of normals :math:`p(z) = \sum_{k=1}^K \pi_k \mathcal{N}(z; \mu_k, \Sigma_k)`.
+    r"""Learned mixture of normals, for clusters: :math:`p(z) = \sum_{k=1}^K \pi_k \mathcal{N}(z; \mu_k, \Sigma_k)`.
 
     For data that fall into clusters, and for a prior that can take the shape of the aggregate posterior: variational
     deep embedding (Jiang et al. 2017, https://arxiv.org/abs/1611.05148) and GMVAE (Dilokthanakul et al. 2016,

@@ -9,7 +9,7 @@ from pyrovae.priors.location_scale import LocationScale
 
 
 class Normal(LocationScale):
-    r"""Normal prior :math:`p(z) = \mathcal{N}(z; \mu, \operatorname{diag} \sigma^2)`.
+    r"""Normal prior, fixed or learned: :math:`p(z) = \mathcal{N}(z; \mu, \operatorname{diag} \sigma^2)`.
 
     Fixed at N(0, I) by default, as in Kingma & Welling (2013), https://arxiv.org/abs/1312.6114. With
     ``learned=True`` mean and scale are trained with the model, from N(0, I). With ``learned="ard"`` the mean stays 0

@@ -15,7 +15,7 @@ from pyrovae.priors.unconditional import Unconditional
 
 
 class PowerSpherical(Unconditional):
-    r"""Power spherical prior on the unit sphere: :math:`p(z) \propto (1 + \mu^\top z)^\kappa` where :math:`|z| = 1`.
+    r"""Power spherical prior on the unit sphere: :math:`p(z) \propto (1 + \mu^\top z)^\kappa, \; |z| = 1`.
 
     Where codes are directions that gather around one; with the posterior ``"power_spherical"``. De Cao & Aziz (2020),
     https://arxiv.org/abs/2006.04437. A learned encoder and decoder can take up any rotation of the sphere: with

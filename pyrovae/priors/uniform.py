@@ -15,7 +15,7 @@ from pyrovae.priors.unconditional import Unconditional
 
 
 class Uniform(Unconditional):
-    r"""Uniform prior on a box: :math:`p(z) = (b - a)^{-D}` for :math:`a \le z_d \le b`.
+    r"""Uniform prior on a box: :math:`p(z) = (b - a)^{-D}, \; a \le z_d \le b`.
 
     For latents with known ends, such as a time or a fraction. A normal posterior is carried into the box by a
     sigmoid. See the hypercube prior of adversarial autoencoders (Makhzani et al. 2015,
