@@ -12,9 +12,9 @@ from pyrovae.piece import Piece
 
 
 class Gamma(Piece):
-    r"""Gamma posterior of positive codes: :math:`q(z \mid x) = \prod_d \operatorname{Gamma}(z_d; \alpha_d, \alpha_d / \mu_d)`.
+    r"""Gamma posterior of positive codes: :math:`q(z \mid x) = \prod_d \Gamma(z_d; \alpha_d, \alpha_d / \mu_d)`.
 
-    For positive codes: the network gives the mean :math:`\mu` and the concentration :math:`\alpha`. Draws are
+    The network gives the mean :math:`\mu` and the concentration :math:`\alpha`. Draws are
     reparameterised implicitly, Figurnov, Mohamed & Mnih (2018), https://arxiv.org/abs/1805.08498.
 
     Args:

@@ -9,7 +9,7 @@ from pyrovae.posteriors.location_scale import LocationScale
 
 
 class Normal(LocationScale):
-    r"""Mean-field normal posterior, the usual one: :math:`q(z \mid x) = \mathcal{N}(z; \mu(x), \operatorname{diag} \sigma(x)^2)`.
+    r"""Mean-field normal posterior: :math:`q(z \mid x) = \mathcal{N}(z; \mu(x), \operatorname{diag} \sigma(x)^2)`.
 
     The usual amortised posterior of Kingma & Welling (2013), https://arxiv.org/abs/1312.6114.
 

@@ -14,7 +14,9 @@ from pyrovae.piece import Piece
 
 
 class RelaxedCategorical(Piece):
-    r"""Concrete posterior, a relaxed categorical: :math:`z = \operatorname{softmax}((\eta + g) / \lambda), \; g \sim \text{Gumbel}`.
+    r"""Concrete posterior, a relaxed categorical: :math:`z = \operatorname{softmax}((\eta(x) + g) / \lambda)`.
+
+    With Gumbel noise g and temperature :math:`\lambda`.
 
     For nearly discrete codes with reparameterised draws. It lives on the simplex, and so must the prior: a density
     there and not the probabilities of classes, or the objective is no bound. Maddison, Mnih & Teh (2017),
