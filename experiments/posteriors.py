@@ -25,6 +25,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from _common import Table, dots, mean_and_error, name_rows, options, random_rows, save, scores
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor, nn
 from torch.distributions import Transform
 from tqdm import tqdm
@@ -179,6 +180,9 @@ def equal_time(arguments: argparse.Namespace) -> None:
     axes[1].set_xlabel("nats a row, ± 2 paired standard errors", fontsize=9)
     dots(axes[2], places, frame["milliseconds_a_step"], color=FIRST)
     axes[2].set_xscale("log")
+    axes[2].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[2].xaxis.set_major_formatter("{x:g}")
+    axes[2].xaxis.set_minor_formatter(NullFormatter())
     axes[2].set_title(f"A training step of {BATCH} rows", fontsize=10)
     axes[2].set_xlabel("milliseconds", fontsize=9)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
