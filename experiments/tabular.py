@@ -72,7 +72,7 @@ def by_column(schema: Schema, x: np.ndarray, seed: int) -> np.ndarray:
 def by_regression(schema: Schema, x: np.ndarray, seed: int) -> np.ndarray:
     """scikit-learn's IterativeImputer on the codes as numbers, rounded to a category."""
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.experimental import enable_iterative_imputer  # noqa: F401
+    from sklearn.experimental import enable_iterative_imputer  # noqa: F401 - importing it allows the next
     from sklearn.impute import IterativeImputer
 
     with warnings.catch_warnings():

@@ -59,6 +59,15 @@ class _Composition(dist.TorchDistribution):
         with torch.no_grad():
             return multinomial_sample(self.total_count.expand(shape[:-1]), self._shares(shape))
 
+    def _given_total(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The counts in the dtype of the logits, their total, that or 1, and the logarithms of the expected shares."""
+        if self._validate_args:
+            self._validate_sample(value)
+        value = value.to(self.logits.dtype)
+        total = value.sum(-1)
+        # Where all counts are 0, any mean gives the same.
+        return value, total, total.clamp_min(1), torch.log_softmax(self.logits, -1)
+
 
 class Multinomial(_Composition):
     r"""Multinomial of a row x of D counts given their total N, with its coefficient.
@@ -83,12 +92,7 @@ class Multinomial(_Composition):
         return self.mean * (1 - self.probs)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        value = value.to(self.logits.dtype)
-        total = value.sum(-1)
-        some = total.clamp_min(1)  # where all counts are 0, any mean gives the same
-        log_probs = torch.log_softmax(self.logits, -1)
+        value, total, some, log_probs = self._given_total(value)
         each = poisson_log_prob(value, some.unsqueeze(-1) * log_probs.exp(), some.log().unsqueeze(-1) + log_probs)
         return each.sum(-1) - poisson_log_prob(total, some, some.log())
 
@@ -128,13 +132,8 @@ class DirichletMultinomial(_Composition):
         return self.mean * (1 - self.probs) * spread
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        value = value.to(self.logits.dtype)
-        total = value.sum(-1)
-        some = total.clamp_min(1)  # where all counts are 0, any mean gives the same
+        value, total, some, log_probs = self._given_total(value)
         concentration = self.logits.exp()
-        log_probs = torch.log_softmax(self.logits, -1)
         each = negative_binomial_log_prob(
             value, some.unsqueeze(-1) * log_probs.exp(), some.log().unsqueeze(-1) + log_probs, concentration
         )

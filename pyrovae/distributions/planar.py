@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Transform, constraints
 
-from pyrovae.distributions.root import MARGIN, tanh_root
+from pyrovae.distributions.root import MARGIN, Step, tanh_root
 
 
-class Planar(Transform):
+class Planar(Step):
     r"""A step along one direction, as far as another one says.
 
     .. math::
@@ -32,10 +31,6 @@ class Planar(Transform):
     True
     """
 
-    domain = constraints.real_vector
-    codomain = constraints.real_vector
-    bijective = True
-
     def __init__(self, u: Tensor, w: Tensor, b: Tensor) -> None:
         super().__init__()
         dot = (u * w).sum(-1)
@@ -47,12 +42,6 @@ class Planar(Transform):
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         h = torch.tanh((self.w * x).sum(-1) + self.b)
         return x + self.u * h.unsqueeze(-1), torch.log1p(self.slope * (1 - h.square()))
-
-    def _call(self, x: Tensor) -> Tensor:
-        return self.call_and_ladj(x)[0]
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.call_and_ladj(x)[1]
 
     def _inverse(self, y: Tensor) -> Tensor:
         along = tanh_root((self.w * y).sum(-1), self.slope, 1.0, self.b)

@@ -1,14 +1,33 @@
-"""The root that inverts planar and Sylvester flows."""
+"""What planar and Sylvester flows share: the shape of a step, and the root that inverts it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.distributions import Transform, constraints
 
 from pyrovae.distributions.zuko import bisection
 
 MARGIN = 1e-3
 """How far the slope of a planar or Sylvester step stays above 0."""
+
+
+class Step(Transform):
+    """A bijection of vectors that finds its value and its log-determinant together."""
+
+    domain = constraints.real_vector
+    codomain = constraints.real_vector
+    bijective = True
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The value and the log-determinant at x."""
+        raise NotImplementedError
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.call_and_ladj(x)[0]
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.call_and_ladj(x)[1]
 
 
 def tanh_root(target: Tensor, r: Tensor, s: Tensor | float, b: Tensor) -> Tensor:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import Transform, constraints
 
-from pyrovae.distributions.root import MARGIN, tanh_root
+from pyrovae.distributions.root import MARGIN, Step, tanh_root
 
 
-class Sylvester(Transform):
+class Sylvester(Step):
     r"""A step in all directions at once, with upper triangular R and S.
 
     .. math:: g(x) = x + R \tanh(S x + b), \quad \log \det = \sum_i \log(1 + r_{ii} s_{ii} (1 - \tanh^2_i))
@@ -28,10 +27,6 @@ class Sylvester(Transform):
     True
     """
 
-    domain = constraints.real_vector
-    codomain = constraints.real_vector
-    bijective = True
-
     def __init__(self, r: Tensor, s: Tensor, b: Tensor) -> None:
         super().__init__()
         self.r, self.s, self.b = _bounded(r), _bounded(s), b
@@ -40,12 +35,6 @@ class Sylvester(Transform):
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         h = torch.tanh(_times(self.s, x) + self.b)
         return x + _times(self.r, h), torch.log1p(self.slopes * (1 - h.square())).sum(-1)
-
-    def _call(self, x: Tensor) -> Tensor:
-        return self.call_and_ladj(x)[0]
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.call_and_ladj(x)[1]
 
     def _inverse(self, y: Tensor) -> Tensor:
         y, b = torch.broadcast_tensors(y, self.b)

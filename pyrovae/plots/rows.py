@@ -18,7 +18,7 @@ MAX_ROWS = 5000
 
 def first_rows(
     vae: VAE,
-    x: Any,  # noqa: ANN401
+    x: Any,  # noqa: ANN401 - whatever a user has
     condition: Any,  # noqa: ANN401
     most: int,
     columns: Sequence[str] | None = None,

@@ -25,7 +25,7 @@ def save_figures(
     history: pd.DataFrame,
     folder: str | os.PathLike[str],
     *,
-    condition: Any = None,  # noqa: ANN401
+    condition: Any = None,  # noqa: ANN401 - whatever a user has
     seed: int = 0,
 ) -> list[Path]:
     """Write history, reconstructions, samples, latent and traversal, each a .png, from the test rows; their paths.

@@ -30,7 +30,7 @@ class FlowPosterior(Piece):
 
     numbers = 2
 
-    def __init__(self, transforms: int, floor: float) -> None:
+    def __init__(self, transforms: int = 8, floor: float = 1e-4) -> None:
         super().__init__()
         name = type(self).__name__.lower()
         self.transforms = count(transforms, f"{name} transforms", 1)
@@ -68,7 +68,9 @@ class NetworkFlowPosterior(FlowPosterior):
     inverted: ClassVar[bool] = False  # whether a draw goes through the inverse of zuko's transform
     bins: int = 8
 
-    def __init__(self, transforms: int, hidden: Sequence[int], context: int, floor: float) -> None:
+    def __init__(
+        self, transforms: int = 3, hidden: Sequence[int] = (64, 64), context: int = 32, floor: float = 1e-4
+    ) -> None:
         super().__init__(transforms, floor)
         self.hidden = tuple(hidden)
         self.context = count(context, f"{self.kind} context", 1)

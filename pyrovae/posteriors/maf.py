@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pyrovae.posteriors.flow import NetworkFlowPosterior
 
 
@@ -30,8 +28,3 @@ class MAF(NetworkFlowPosterior):
 
     kind = "maf"
     inverted = True
-
-    def __init__(
-        self, transforms: int = 3, hidden: Sequence[int] = (64, 64), context: int = 32, floor: float = 1e-4
-    ) -> None:
-        super().__init__(transforms, hidden, context, floor)

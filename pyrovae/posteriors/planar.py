@@ -30,9 +30,6 @@ class Planar(FlowPosterior):
     torch.Size([2])
     """
 
-    def __init__(self, transforms: int = 8, floor: float = 1e-4) -> None:
-        super().__init__(transforms, floor)
-
     def extra(self, size: int) -> int:
         return self.transforms * (2 * size + 1)
 

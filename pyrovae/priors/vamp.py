@@ -67,7 +67,7 @@ class Vamp(Piece):
 
     def bind(self, vae: Any) -> None:  # noqa: ANN401 - the VAE lies below this in the order of imports
         posterior, likelihood = vae.posterior.piece, vae.likelihood.piece
-        if getattr(posterior, "point", False) or hasattr(posterior, "bind"):
+        if vae.posterior.has("point") or hasattr(posterior, "bind"):
             raise ValueError(
                 f"vamp: expected a posterior with a density, of the encoder alone, got {type(posterior).__name__}. "
                 "Choose posterior='normal', or prior='mixture'."
@@ -106,7 +106,7 @@ class Vamp(Piece):
             raise ValueError("vamp: expected to be the prior of a VAE before it is used, got no VAE")
         (vae,) = self._vae
         u = self.inputs()
-        if condition is not None and (vae.posterior.condition_dim or getattr(vae.posterior.piece, "contextual", False)):
+        if condition is not None and (vae.posterior.condition_dim or vae.posterior.has("contextual")):
             rows = condition.shape[:-1]
             u = u.expand(*rows, *u.shape)
             q = vae.posterior(u, condition[..., None, :].expand(*rows, self.components, -1))
