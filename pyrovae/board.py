@@ -29,9 +29,12 @@ def board() -> dict[str, dict[str, Entry]]:
         family: {name: _describe(constructor, known) for name, constructor in members.items()}
         for family, members in families.items()
     }
+    known |= {"num_particles", "max_plate_nesting"}
     result["elbos"] = {
-        name: {"summary": about.summary, "arguments": "", "reference": about.reference}
-        for name, about in elbos.ABOUT.items()
+        name: {"summary": elbos.ABOUT[name].summary, "arguments": "", "reference": elbos.ABOUT[name].reference}
+        if name in elbos.ABOUT
+        else _describe(estimator, known)
+        for name, estimator in elbos.FAMILY.items()
     }
     result["datasets"] = {
         name: {"summary": source.summary, "arguments": "", "reference": source.reference}
@@ -44,9 +47,11 @@ def _describe(constructor: Callable[..., object], known: set[str]) -> Entry:
     """First line, own arguments and first link of a docstring."""
     text = inspect.getdoc(constructor) or ""
     first = text.split("\n\n")[0].replace("\n", " ")
-    link = re.search(r"https?://[^\s)]+(?<![.,;:])", text)
+    link = re.search(r"https?://[^\s)]+(?<![.,;:])", text[max(text.find("\nReference"), 0) :])
     arguments = [
-        f"{name}={p.default!r}" for name, p in inspect.signature(constructor).parameters.items() if name not in known
+        f"{name}={p.default!r}"
+        for name, p in inspect.signature(constructor).parameters.items()
+        if name not in known and not callable(p.default)
     ]
     # Formulas and shapes are for the documentation.
     words = re.sub(r"[,:]?\s*:math:`[^`]*`", "", first.split(": ``")[0].split("``")[0])

@@ -20,6 +20,7 @@ from pyrovae.distributions.negative_binomial import NegativeBinomial
 from pyrovae.distributions.normal_mixture import NormalMixture
 from pyrovae.distributions.optimal_normal import OptimalNormal
 from pyrovae.distributions.ordered_logistic import OrderedLogistic
+from pyrovae.distributions.pathwise import pathwise
 from pyrovae.distributions.poisson import Poisson
 from pyrovae.distributions.power_spherical import PowerSpherical
 from pyrovae.distributions.product import Columns, Product
@@ -69,6 +70,7 @@ __all__ = [
     "moments",
     "one_hot_blocks",
     "open_unit_interval",
+    "pathwise",
     "positive",
     "same_support",
     "simplex_blocks",

@@ -1,52 +1,122 @@
 """ELBO estimators by name, and the per-row terms of which every one of them is made.
 
-Any ELBO object of `pyro.infer` works where a name does. Pyro's own have names where they are right; its RenyiELBO
-(wrong under subsampling) and TraceTailAdaptive_ELBO (ranks wrongly) have none.
+Any ELBO object of `pyro.infer` works where a name does. Pyro's own have names where they are right. Its RenyiELBO
+(wrong under any scale), ReweightedWakeSleep (one weight for a whole batch) and TraceTailAdaptive_ELBO (ranks wrongly)
+have none: `Renyi`, `IWAE`, `ReweightedWakeSleep` and `TailAdaptive` here are right.
 """
+
+from __future__ import annotations
 
 import copy
 from collections.abc import Callable
 from typing import NamedTuple
 
+from pyro import infer
 from pyro.infer import (
     ELBO,
+    EnergyDistance,
     JitTrace_ELBO,
     JitTraceEnum_ELBO,
     JitTraceGraph_ELBO,
     JitTraceMeanField_ELBO,
-    ReweightedWakeSleep,
     Trace_ELBO,
+    Trace_MMD,
     TraceEnum_ELBO,
     TraceGraph_ELBO,
-    TraceMeanField_ELBO,
     TraceTailAdaptive_ELBO,
+    TraceTMC_ELBO,
 )
 
+from pyrovae import registry
+from pyrovae.elbos.bound import Bound, Weights
+from pyrovae.elbos.cubo import CUBO
+from pyrovae.elbos.draws import Draws
+from pyrovae.elbos.dreg import DReG
+from pyrovae.elbos.gdreg import GDReG
+from pyrovae.elbos.groups import CIWAE, MIWAE, PIWAE
+from pyrovae.elbos.iwae import IWAE
+from pyrovae.elbos.jackknife import Jackknife
 from pyrovae.elbos.kl_weight import KLWeight
+from pyrovae.elbos.mean_field import MeanField
+from pyrovae.elbos.renyi import Renyi
+from pyrovae.elbos.rws import ReweightedWakeSleep
+from pyrovae.elbos.stl import STL
+from pyrovae.elbos.tail_adaptive import TailAdaptive
 from pyrovae.elbos.terms import Split, Terms, terms
-from pyrovae.registry import choose
+from pyrovae.elbos.tvo import TVO
+from pyrovae.elbos.vimco import VIMCO, ScoreFunction
 
-__all__ = ["ABOUT", "FAMILY", "KLWeight", "Split", "Terms", "for_fit", "is_regularizable", "make", "terms"]
+__all__ = [
+    "ABOUT",
+    "CIWAE",
+    "CUBO",
+    "FAMILY",
+    "IWAE",
+    "MIWAE",
+    "PIWAE",
+    "STL",
+    "TVO",
+    "VIMCO",
+    "Bound",
+    "DReG",
+    "Draws",
+    "EnergyDistance",
+    "GDReG",
+    "Jackknife",
+    "KLWeight",
+    "MeanField",
+    "Renyi",
+    "ReweightedWakeSleep",
+    "ScoreFunction",
+    "Split",
+    "TailAdaptive",
+    "Terms",
+    "TraceEnum_ELBO",
+    "TraceGraph_ELBO",
+    "TraceTMC_ELBO",
+    "Trace_ELBO",
+    "Trace_MMD",
+    "Weights",
+    "for_fit",
+    "is_regularizable",
+    "make",
+    "terms",
+]
 
 UNFIT = (
     JitTrace_ELBO,
     JitTraceEnum_ELBO,
     JitTraceGraph_ELBO,
     JitTraceMeanField_ELBO,
-    ReweightedWakeSleep,
+    infer.ReweightedWakeSleep,
     TraceTailAdaptive_ELBO,
 )
 
 FAMILY: dict[str, Callable[..., ELBO]] = {
     "elbo": Trace_ELBO,
-    "mean_field_elbo": TraceMeanField_ELBO,
+    "mean_field_elbo": MeanField,
     "graph_elbo": TraceGraph_ELBO,
     "enum_elbo": TraceEnum_ELBO,
+    "iwae": IWAE,
+    "dreg": DReG,
+    "gdreg": GDReG,
+    "stl": STL,
+    "renyi": Renyi,
+    "miwae": MIWAE,
+    "ciwae": CIWAE,
+    "piwae": PIWAE,
+    "tvo": TVO,
+    "score_function": ScoreFunction,
+    "vimco": VIMCO,
+    "rws": ReweightedWakeSleep,
+    "tail_adaptive": TailAdaptive,
+    "jackknife": Jackknife,
+    "cubo": CUBO,
 }
 
 
 class About(NamedTuple):
-    """An estimator in a line, and where it is from."""
+    """An estimator of Pyro's in a line, and where it is from."""
 
     summary: str
     reference: str
@@ -57,7 +127,7 @@ ABOUT = {
         "ELBO by draws from the posterior; score-function gradients where there is no reparameterisation.",
         "https://arxiv.org/abs/1312.6114",
     ),
-    "mean_field_elbo": About("ELBO with the KL in closed form where Pyro has one.", "https://arxiv.org/abs/1312.6114"),
+    "mean_field_elbo": About("ELBO with the KL in closed form where there is one.", "https://arxiv.org/abs/1312.6114"),
     "graph_elbo": About(
         "ELBO whose score-function gradients use the model's dependencies and baselines.",
         "https://arxiv.org/abs/1506.05254",
@@ -67,17 +137,17 @@ ABOUT = {
 
 
 def make(value: str | ELBO, num_particles: int = 1) -> ELBO:
-    """An estimator from its name, with ``num_particles`` drawn at once; a Pyro ELBO object passes through.
+    """An estimator from its name, such as ``"dreg"`` or ``"renyi(alpha=0.3)"``; a Pyro ELBO object passes through.
 
     Raises:
-        ValueError: for an unknown name, or an object together with ``num_particles``.
+        ValueError: for an unknown name, too few draws for it, or an object together with ``num_particles``.
     """
     if isinstance(value, ELBO):
         if num_particles not in (1, value.num_particles):
             raise ValueError(f"num_particles: the ELBO object has {value.num_particles}, got {num_particles} besides")
         return value
-    name = choose(value, FAMILY, "elbo")
-    return FAMILY[name](num_particles=num_particles, vectorize_particles=num_particles > 1, max_plate_nesting=1)
+    context = {"num_particles": num_particles, "vectorize_particles": num_particles > 1, "max_plate_nesting": 1}
+    return registry.make(value, FAMILY, "elbo", **context)
 
 
 def for_fit(elbo: ELBO) -> ELBO:

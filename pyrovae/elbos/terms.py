@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
-import pyro
 import torch
-from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-Program = Callable[..., object]
+from pyrovae.elbos.draws import ASIDE, Program, draw
 
 
 class Terms(NamedTuple):
@@ -43,51 +41,73 @@ class Split:
         self.model, self.guide = self._model(model), self._guide(guide)
 
     def take(self) -> Terms:
-        runs = self._model.runs
-        result = Terms(self._model.observed / runs, (self._guide.latent - self._model.latent) / runs)
-        if self._guide.enumerated:
-            # Every value of z was there once, so the mean over q is a sum with the weights of q.
-            weights = torch.softmax(self._guide.latent / runs, 0)
-            result = Terms(*(_weighted(weights, term) for term in result))
-        self._model.clear()
-        self._guide.clear()
-        return result
+        model, guide = self._model.take(), self._guide.take()
+        if len(model) == len(guide) == 1 and not guide[0].enumerated:
+            return Terms(model[0].observed, guide[0].latent - model[0].latent)
+        # An estimator may run the two several times with the same draws, and one of them more often.
+        q = [run.weights() for run in guide]
+        over = q if len(q) == len(model) else [None] * len(model)
+        kl = _mean(guide, "latent", q) - _mean(model, "latent", over)
+        return Terms(_mean(model, "observed", over), kl)
 
 
-def _weighted(weights: Tensor, values: Tensor) -> Tensor:
-    """Sum over values of z, ``(values, rows) -> (rows,)``; a value that q never takes counts nothing."""
-    return torch.where(weights > 0, weights * values, 0.0).sum(0)
+@dataclass
+class _Run:
+    """Sums of log-densities of a run, each of shape (..., rows): of sites that were observed, and of the others."""
+
+    observed: Tensor | float = 0.0
+    latent: Tensor | float = 0.0
+    enumerated: bool = False
+    sites: int = 0
+
+    def weights(self) -> Tensor | None:
+        """Of an enumerated z every value was there once: the mean over q is a sum with the weights of q."""
+        return torch.softmax(self.latent, 0) if self.enumerated else None
+
+
+def _mean(runs: list[_Run], name: str, weights: list[Tensor | None]) -> Tensor | float:
+    """Mean over draws, each of which counts once, of any number of runs: ``(rows,)``."""
+    total, draws = 0.0, 0
+    for run, weight in zip(runs, weights, strict=True):
+        values = torch.as_tensor(getattr(run, name))
+        if weight is not None:
+            # A value that q never takes counts nothing.
+            values = torch.where(weight > 0, weight * values, 0.0).sum(0)
+        count = values[..., 0].numel() if values.ndim else 1
+        total = total + (values.flatten(0, -2).sum(0) if values.ndim > 1 else values)
+        draws += count
+    return total / draws
 
 
 class _Listener(Messenger):
-    """Sums of log-densities, each of shape (..., rows), of the sites that were observed and of the others."""
+    """Keeps the log-densities of each run that passes through, but for those that an estimator makes aside."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.clear()
+        self.runs: list[_Run] = []
 
-    def clear(self) -> None:
-        self.observed: Tensor | float = 0.0
-        self.latent: Tensor | float = 0.0
-        self.enumerated = False
-        self.runs = 0
+    def take(self) -> list[_Run]:
+        runs, self.runs = [run for run in self.runs if run.sites], []
+        return runs
 
     def __enter__(self) -> _Listener:
-        self.runs += 1
+        self.runs.append(_Run())
         return super().__enter__()
 
     def _pyro_post_sample(self, msg: Message) -> None:
-        if site_is_subsample(msg):
+        if site_is_subsample(msg) or msg["infer"].get(ASIDE):
             return
-        self.enumerated |= "_enumerate_dim" in msg["infer"]
+        run = self.runs[-1]
+        run.sites += 1
+        run.enumerated |= "_enumerate_dim" in msg["infer"]
         with torch.no_grad():
             log_prob = msg["fn"].log_prob(msg["value"])
             if msg["mask"] is not None:
                 log_prob = torch.where(torch.as_tensor(msg["mask"]), log_prob, 0.0)
         if msg["is_observed"]:
-            self.observed = self.observed + log_prob
+            run.observed = run.observed + log_prob
         else:
-            self.latent = self.latent + log_prob
+            run.latent = run.latent + log_prob
 
 
 def terms(model: Program, guide: Program, x: Tensor, condition: Tensor | None = None, num_particles: int = 1) -> Terms:
@@ -95,11 +115,6 @@ def terms(model: Program, guide: Program, x: Tensor, condition: Tensor | None = 
 
     Works on any Pyro model and guide whose sites lie in one plate of dim -1.
     """
-    split = Split(model, guide)
-    particles = pyro.plate("particles", num_particles, dim=-2)
-    with torch.no_grad(), particles:
-        trace = poutine.trace(split.guide).get_trace(x, condition)
-        poutine.replay(split.model, trace=trace)(x, condition)
-    result = split.take()
-    shape = torch.broadcast_shapes(result.reconstruction.shape, result.kl.shape, (num_particles, 1))
-    return Terms(result.reconstruction.expand(shape), result.kl.expand(shape))
+    with torch.no_grad():
+        draws = draw(model, guide, (x, condition), {}, num_particles, nesting=1)
+    return Terms(draws.observed, draws.log_q - draws.latent)

@@ -192,7 +192,7 @@ def test_the_weight_may_change_between_steps(tiny):
 
 NAMES = {
     "elbo": infer.Trace_ELBO,
-    "mean_field_elbo": infer.TraceMeanField_ELBO,
+    "mean_field_elbo": elbos.MeanField,
     "graph_elbo": infer.TraceGraph_ELBO,
     "enum_elbo": infer.TraceEnum_ELBO,
 }
