@@ -7,7 +7,19 @@
 from importlib.metadata import version as _version
 
 from pyrovae import datasets, elbos, likelihoods, networks, posteriors, priors
-from pyrovae.evaluation import Evaluation, LogMarginal, evaluate, impute, k_hat, log_marginal
+from pyrovae.evaluation import (
+    ElboComparison,
+    Evaluation,
+    LogMarginal,
+    TrainingComparison,
+    ais,
+    compare_elbos,
+    compare_training,
+    evaluate,
+    impute,
+    k_hat,
+    log_marginal,
+)
 from pyrovae.inference_data import to_inference_data
 from pyrovae.piece import Piece
 from pyrovae.serialization import load, save
@@ -18,9 +30,14 @@ __version__ = _version("pyrovae")
 
 __all__ = [
     "VAE",
+    "ElboComparison",
     "Evaluation",
     "LogMarginal",
     "Piece",
+    "TrainingComparison",
+    "ais",
+    "compare_elbos",
+    "compare_training",
     "datasets",
     "elbos",
     "evaluate",

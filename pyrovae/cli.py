@@ -1,4 +1,4 @@
-"""The command line: ``pyrovae fit | evaluate | sample | list``."""
+"""The command line: ``pyrovae fit | evaluate | sample | compare-elbos | list``."""
 
 from __future__ import annotations
 
@@ -60,6 +60,55 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class CompareElbos:
+    """Hold ELBO estimators against each other at the weights of a run: bounds, gradients, time and memory.
+
+    Adds compare_elbos.csv, compare_elbos.nc and figures/compare_elbos.png to the folder; with --train also
+    compare_training.csv and figures/compare_training.png.
+    """
+
+    run: tyro.conf.Positional[str]
+    """Folder that `pyrovae fit` made."""
+    estimators: tuple[str, ...] = ("elbo", "iwae", "dreg")
+    """Names from `pyrovae list`."""
+    num_particles: tuple[int, ...] = (1, 8, 64)
+    """Draws to try each of them with."""
+    rows: int = 100
+    """Random test rows."""
+    num_repeats: int = 100
+    """Steps of each estimator: a multiple of 10."""
+    annealed: bool = False
+    """Estimate log p(x) by annealed importance sampling as well."""
+    train: bool = False
+    """Train the model anew by each of them, too, and compare log p(x) of the test rows."""
+    epochs: int | None = None
+    """Training budget, in evaluations of the decoder a row; 100 by default."""
+    seconds: float | None = None
+    """Training budget in seconds, instead."""
+    seeds: int = 3
+    """Trainings of each."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def execute(self) -> None:
+        same = {"rows": self.rows, "progress": self.progress}
+        print(
+            pipeline.compare(
+                self.run,
+                self.estimators,
+                self.num_particles,
+                num_repeats=self.num_repeats,
+                annealed=self.annealed,
+                **same,
+            )  # fmt: skip
+        )
+        if self.train:
+            epochs = 100 if self.epochs is None and self.seconds is None else self.epochs
+            budget = {"epochs": epochs, "seconds": self.seconds, "seeds": self.seeds}
+            print(pipeline.compare_by_training(self.run, self.estimators, self.num_particles, **budget, **same))
+
+
+@dataclass(frozen=True)
 class List:
     """List every prior, likelihood, posterior, network, estimator and data set, with a reference each."""
 
@@ -74,6 +123,7 @@ Command = (
     Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
+    | Annotated[CompareElbos, tyro.conf.subcommand("compare-elbos")]
     | Annotated[List, tyro.conf.subcommand("list")]
 )
 

@@ -13,7 +13,7 @@ class Training:
     """How a VAE is trained."""
 
     elbo: str = "elbo"
-    """Estimator: elbo, mean_field_elbo, graph_elbo or enum_elbo."""
+    """Estimator: see `pyrovae list`; arguments as in "free_bits(nats=0.5)"."""
     num_particles: int = 1
     """Draws from the posterior for each row and step."""
     epochs: int = 100
@@ -29,9 +29,11 @@ class Training:
     clip_norm: float | None = None
     """Greatest norm of the whole gradient; longer ones are shortened to it."""
     beta: float = 1.0
-    """Weight of the KL term (plain ELBOs only); 0 is an autoencoder with noise."""
+    """Weight of the KL term (plain ELBOs), or of the penalty (regularised ones); 0 is an autoencoder with noise."""
     warmup: float = 0.0
-    """Epochs over which the weight of the KL term rises from 0 to beta."""
+    """Epochs over which that weight rises from 0 to beta."""
+    cycles: int = 1
+    """Equal parts of the run, at the beginning of each of which the weight rises anew."""
     patience: int | None = None
     """Stop after this many epochs without a better validation figure, and keep the best weights."""
     seed: int = 0
@@ -40,7 +42,7 @@ class Training:
     """auto (a GPU where there is one), cpu, cuda or cuda:1."""
 
     def __post_init__(self) -> None:
-        _whole(self, 1, "num_particles", "epochs", "batch_size")
+        _whole(self, 1, "num_particles", "epochs", "batch_size", "cycles")
         _whole(self, 0, "seed")
         _at_least(self, 0, "beta", "warmup")
         if self.patience is not None:
@@ -49,6 +51,11 @@ class Training:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name}: expected a finite number above 0, got {value!r}")
+        if self.cycles > 1 and not 0 < self.warmup <= self.epochs / self.cycles:
+            raise ValueError(
+                f"warmup: expected a number above 0 and at most {self.epochs / self.cycles:g}, the epochs of each of "
+                f"the {self.cycles} cycles in which the weight of the KL term is to rise, got {self.warmup!r}"
+            )
 
 
 @dataclass(frozen=True)

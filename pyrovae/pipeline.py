@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,14 @@ from torch.distributions import constraints
 from pyrovae import datasets, likelihoods, plots, registry
 from pyrovae.config import Architecture, Data, Evaluating, Training
 from pyrovae.datasets import Dataset, Schema
-from pyrovae.evaluation import Evaluation, evaluate
+from pyrovae.evaluation import (
+    ElboComparison,
+    Evaluation,
+    TrainingComparison,
+    compare_elbos,
+    compare_training,
+    evaluate,
+)
 from pyrovae.inference_data import to_inference_data, write_netcdf
 from pyrovae.modes import isolated
 from pyrovae.serialization import describe, load, save
@@ -32,6 +39,7 @@ from pyrovae.vae import VAE
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 LIKELIHOODS = {
     str(constraints.boolean): "bernoulli",
@@ -238,6 +246,71 @@ def write_samples(folder: str | os.PathLike[str], n: int, seed: int = 0) -> list
         data.schema.decode(samples).to_csv(paths[1], index=False)
     plots.plot_samples(vae, n, condition=condition).savefig(paths[-1], dpi=plots.DPI)
     return paths
+
+
+def compare(
+    folder: str | os.PathLike[str],
+    estimators: Sequence[str],
+    num_particles: Sequence[int],
+    *,
+    rows: int,
+    num_repeats: int,
+    annealed: bool,
+    progress: bool,
+) -> ElboComparison:
+    """Hold estimators against each other on random test rows of a run, at its weights; adds compare_elbos.csv,
+    compare_elbos.nc and figures/compare_elbos.png to its folder."""
+    settings, vae, data = reload(folder)
+    data = _shuffled_test(data, settings.training.seed)
+    condition = conditions(data, settings)["test"]
+    comparison = compare_elbos(
+        vae, data.test[:rows], estimators, None if condition is None else condition[:rows],
+        num_particles=num_particles, num_repeats=num_repeats, annealed=annealed, seed=settings.training.seed,
+        progress=progress,
+    )  # fmt: skip
+    comparison.table.to_csv(Path(folder) / "compare_elbos.csv")
+    comparison.to_xarray().to_netcdf(Path(folder) / "compare_elbos.nc", engine="h5netcdf")
+    _save(plots.plot_elbos(comparison), folder, "compare_elbos.png")
+    return comparison
+
+
+def compare_by_training(
+    folder: str | os.PathLike[str],
+    estimators: Sequence[str],
+    num_particles: Sequence[int],
+    *,
+    rows: int,
+    epochs: int | None,
+    seconds: float | None,
+    seeds: int,
+    progress: bool,
+) -> TrainingComparison:
+    """Train the model of a run anew by each estimator; adds compare_training.csv and figures/compare_training.png."""
+    settings, _, data = reload(folder)
+    given = conditions(data, settings)
+    shuffled = _shuffled_test(data, settings.training.seed)
+    condition = conditions(shuffled, settings)["test"]
+
+    def make() -> VAE:
+        seed = int(torch.randint(2**31, ()))
+        return build(dataclasses.replace(settings, training=dataclasses.replace(settings.training, seed=seed)), data)
+
+    comparison = compare_training(
+        make, data.train, shuffled.test[:rows],
+        [(name, k) for name in estimators for k in num_particles], given["train"],
+        None if condition is None else condition[:rows], epochs=epochs, seconds=seconds, seeds=range(seeds),
+        transform=data.transform, batch_size=settings.training.batch_size, lr=settings.training.lr,
+        optimizer=settings.training.optimizer, device=settings.training.device, progress=progress,
+    )  # fmt: skip
+    comparison.table.to_csv(Path(folder) / "compare_training.csv")
+    _save(plots.plot_training(comparison), folder, "compare_training.png")
+    return comparison
+
+
+def _save(figure: Figure, folder: str | os.PathLike[str], name: str) -> None:
+    path = Path(folder) / "figures" / name
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=plots.DPI)
 
 
 def load_data(settings: Run, schema: Schema | None = None) -> Dataset:

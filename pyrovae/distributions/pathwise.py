@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import (
     Cauchy,
     Distribution,
+    Gamma,
     Gumbel,
     Independent,
     Laplace,
@@ -30,7 +31,7 @@ def pathwise(p: Distribution, z: Tensor) -> Tensor:
     taken apart.
 
     Raises:
-        ValueError: for a distribution of which none of that is known, such as a mixture.
+        ValueError: for a distribution of which none of that is known, such as a mixture of vectors.
 
     >>> scale = torch.tensor(2.0, requires_grad=True)
     >>> torch.autograd.grad(pathwise(Normal(0.0, scale), torch.tensor(3.0)), scale)
@@ -61,6 +62,13 @@ def _student_t(p: StudentT, z: Tensor) -> Tensor:
     if p.df.requires_grad:
         raise ValueError("expected a Student t with fixed degrees of freedom: its distribution function is not known")
     return _location_scale(p, z)
+
+
+@pathwise.register
+def _gamma(p: Gamma, z: Tensor) -> Tensor:
+    standard = (z * p.rate).detach()
+    slope = torch._standard_gamma_grad(p.concentration.detach().expand_as(standard), standard)
+    return (standard + slope * (p.concentration - p.concentration.detach())) / p.rate
 
 
 @pathwise.register

@@ -38,6 +38,15 @@ from pyrovae.elbos.iwae import IWAE
 from pyrovae.elbos.jackknife import Jackknife
 from pyrovae.elbos.kl_weight import KLWeight
 from pyrovae.elbos.mean_field import MeanField
+from pyrovae.elbos.regularized import (
+    DIP,
+    Capacity,
+    FactorVAE,
+    FreeBits,
+    InfoVAE,
+    Regularized,
+    TotalCorrelation,
+)
 from pyrovae.elbos.renyi import Renyi
 from pyrovae.elbos.rws import ReweightedWakeSleep
 from pyrovae.elbos.stl import STL
@@ -50,6 +59,7 @@ __all__ = [
     "ABOUT",
     "CIWAE",
     "CUBO",
+    "DIP",
     "FAMILY",
     "IWAE",
     "MIWAE",
@@ -58,19 +68,25 @@ __all__ = [
     "TVO",
     "VIMCO",
     "Bound",
+    "Capacity",
     "DReG",
     "Draws",
     "EnergyDistance",
+    "FactorVAE",
+    "FreeBits",
     "GDReG",
+    "InfoVAE",
     "Jackknife",
     "KLWeight",
     "MeanField",
+    "Regularized",
     "Renyi",
     "ReweightedWakeSleep",
     "ScoreFunction",
     "Split",
     "TailAdaptive",
     "Terms",
+    "TotalCorrelation",
     "TraceEnum_ELBO",
     "TraceGraph_ELBO",
     "TraceTMC_ELBO",
@@ -112,6 +128,12 @@ FAMILY: dict[str, Callable[..., ELBO]] = {
     "tail_adaptive": TailAdaptive,
     "jackknife": Jackknife,
     "cubo": CUBO,
+    "free_bits": FreeBits,
+    "capacity": Capacity,
+    "total_correlation": TotalCorrelation,
+    "factor_vae": FactorVAE,
+    "dip": DIP,
+    "info_vae": InfoVAE,
 }
 
 
@@ -167,6 +189,7 @@ def for_fit(elbo: ELBO) -> ELBO:
 
 
 def is_regularizable(elbo: ELBO) -> bool:
-    """Whether beta and KL warm-up mean something: for the plain ELBO they do, for other bounds they do not."""
-    plain = isinstance(elbo, Trace_ELBO | TraceGraph_ELBO | TraceEnum_ELBO)
+    """Whether beta and KL warm-up mean something: for the plain ELBO, and as a weight on the penalty of a regularised
+    one, they do; for other bounds they do not."""
+    plain = isinstance(elbo, Trace_ELBO | TraceGraph_ELBO | TraceEnum_ELBO | Regularized)
     return plain and not isinstance(elbo, TraceTailAdaptive_ELBO)

@@ -6,14 +6,14 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
-from pyro.infer import ELBO
 from torch import Tensor
 
 from pyrovae.checks import count
-from pyrovae.elbos.draws import Draws, Gradient, Program, draw
+from pyrovae.elbos.draws import Draws, Program, SameRows
+from pyrovae.elbos.estimator import Estimator
 
 TINY = 1e-20
 """Least size of a weight of log p(x, z): a smaller one moves nothing, and weights are divided by it."""
@@ -34,7 +34,7 @@ class Weights(NamedTuple):
 
 
 @dataclass(eq=False)
-class Bound(ELBO):
+class Bound(Estimator):
     r"""A bound on :math:`\log p(x_n)` from K draws :math:`z_k \sim q(z \mid x_n)`, formed for each row n, then summed.
 
     A member says what the bound is, as a function of the log-weights :math:`\log w_k = \log p(x_n, z_k) - \log
@@ -55,21 +55,12 @@ class Bound(ELBO):
     >>> loss = svi.step(torch.randn(100, 4))
     """
 
-    gradient: ClassVar[Gradient] = "total"
-    """How the draws depend on the guide's parameters: see `pyrovae.elbos.draws.draw`."""
-    least: ClassVar[int] = 1
-    """Fewest draws that mean something."""
-
-    num_particles: int = 1
     chunk: int | None = field(default=None, kw_only=True)
-    max_plate_nesting: float = field(default=math.inf, kw_only=True)
 
     def __post_init__(self) -> None:
-        count(self.num_particles, "num_particles", self.least)
+        super().__post_init__()
         if self.chunk is not None:
             count(self.chunk, "chunk", 1)
-        # The plate of the draws is opened here, to the left of the model's.
-        super().__init__(num_particles=self.num_particles, max_plate_nesting=self.max_plate_nesting)
 
     @property
     def side(self) -> int:
@@ -100,33 +91,21 @@ class Bound(ELBO):
         draws = self.draw(self.num_particles, model, guide, args, kwargs)
         log_weights = draws.log_weights.detach()
         surrogate = self.surrogate(draws, self.weights(log_weights))
-        return self._loss(log_weights, draws.scale) + surrogate.detach() - surrogate
+        return self._loss(log_weights, draws.scale) + (surrogate.detach() - surrogate)
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:  # noqa: ANN401
         """The value of `loss`; adds the gradient of this estimator to that of the parameters."""
         if self.chunk is not None and self.chunk < self.num_particles:
             return self._by_chunks(model, guide, args, kwargs)
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward()
-        return float(loss.detach())
-
-    def draw(
-        self, num_particles: int, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Draws:
-        """Draws as this estimator needs them."""
-        if self.max_plate_nesting == float("inf"):
-            self._guess_max_plate_nesting(model, guide, args, kwargs)
-        return draw(model, guide, args, kwargs, num_particles, int(self.max_plate_nesting), self.gradient)
-
-    def _get_trace(self, *_: Any) -> NoReturn:  # noqa: ANN401
-        raise NotImplementedError("the draws of all particles come from `draw`, in one trace")
+        return super().loss_and_grads(model, guide, *args, **kwargs)
 
     def surrogate(self, draws: Draws, weights: Weights) -> Tensor:
         """A number, of no meaning itself, whose gradient is that of this estimator (upwards)."""
         model, path, score = (None if w is None else w * draws.scale for w in weights)
         model = torch.where(model.abs() < TINY, TINY, model)
-        total = (model * draws.log_p).sum()
+        # A draw of no weight may have log p(x, z) = -inf.
+        log_p = draws.log_p.clamp_min(torch.finfo(draws.log_p.dtype).min)
+        total = (model * log_p).sum()
         if self.gradient == "total":
             return total - (path * draws.log_q).sum()
         if path is not None:
@@ -146,15 +125,15 @@ class Bound(ELBO):
     def _log_weights(
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor, Tensor | float]:
-        parts = []
+        parts, same = [], SameRows(guide)
         for size in self._chunks():
-            draws = self.draw(size, model, guide, args, kwargs)
+            draws = self.draw(size, model, same, args, kwargs)
             parts.append(draws.log_weights)
         return torch.cat(parts), draws.scale
 
     def _by_chunks(self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
         """Once through for the log-weights, and once more, with the same random numbers, for the gradient."""
-        parts, states, sizes = [], [], self._chunks()
+        parts, states, sizes, guide = [], [], self._chunks(), SameRows(guide)
         with torch.no_grad():
             for size in sizes:
                 states.append(_random_state())
@@ -162,6 +141,7 @@ class Bound(ELBO):
                 parts.append(draws.log_weights)
         log_weights = torch.cat(parts)
         after, scale = _random_state(), draws.scale
+        guide.forget()
         del draws
         weights = self.weights(log_weights)
         pieces = zip(*([None] * len(sizes) if w is None else w.split(sizes) for w in weights), strict=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.elbos.bound import Bound, Weights, log_mean_exp, slope_of
+from pyrovae.elbos.draws import Draws, along
 
 
 @dataclass(eq=False)
@@ -40,6 +41,20 @@ class CUBO(Bound):
 
     def bound(self, log_weights: Tensor) -> Tensor:
         return log_mean_exp(self.order * log_weights) / self.order
+
+    def surrogate(self, draws: Draws, weights: Weights) -> Tensor:
+        """Its gradient in z alone, taken back to the guide: nothing reaches the model's parameters."""
+        path, score = weights.path * draws.scale, weights.score * draws.scale
+        free = [site for site in draws.model_sites.values() if not site["is_observed"] and site["value"].requires_grad]
+        total = (score * draws.log_q).sum()
+        if draws.path is not None:
+            total = total - (path * draws.path).sum()
+        if not free:
+            return total
+        values = [site["value"] for site in free]
+        joint = (path * draws.log_p).sum()
+        slopes = torch.autograd.grad(joint, values, retain_graph=True, allow_unused=True, materialize_grads=True)
+        return total + sum(along(site, z, slope).sum() for site, z, slope in zip(free, values, slopes, strict=True))
 
     def weights(self, log_weights: Tensor) -> Weights:
         slope = slope_of(self.bound, log_weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import pyro
@@ -38,7 +39,6 @@ class Draws:
         observed: :math:`\log p(x \mid z)`.
         latent: :math:`\log p(z)`.
         log_q: :math:`\log q(z \mid x)`.
-        scale: of the rows, from subsampling and ``poutine.scale``; it belongs outside of every bound.
         guide_sites, model_sites: the sites of both traces by name.
         path: zeros whose gradient by the guide's parameters is :math:`\partial_z \log q \cdot \partial_\phi z`.
         through: how the model's slope in z goes back to the guide.
@@ -48,7 +48,6 @@ class Draws:
     observed: Tensor
     latent: Tensor
     log_q: Tensor
-    scale: Tensor | float
     guide_sites: dict[str, Site]
     model_sites: dict[str, Site]
     path: Tensor | None
@@ -63,6 +62,26 @@ class Draws:
     def log_weights(self) -> Tensor:
         r""":math:`\log w = \log p(x, z) - \log q(z \mid x)`."""
         return self.log_p - self.log_q
+
+    @cached_property
+    def scale(self) -> Tensor | float:
+        """Of the rows, from subsampling and ``poutine.scale``; it belongs outside of every bound.
+
+        Raises:
+            ValueError: for sites of different scale, which have no bound that is formed row by row.
+        """
+        return _scale([*self.model_sites.values(), *self.guide_sites.values()])
+
+    @cached_property
+    def observed_scale(self) -> Tensor | float:
+        """Of the observed sites alone."""
+        return _scale([site for site in self.model_sites.values() if site["is_observed"]])
+
+    @cached_property
+    def latent_scale(self) -> Tensor | float:
+        """Of the latent sites alone: with a weight on the KL term, another than that of the observed ones."""
+        free = [site for site in self.model_sites.values() if not site["is_observed"]]
+        return _scale([*free, *self.guide_sites.values()])
 
 
 class Through:
@@ -98,8 +117,8 @@ def draw(
             of a z held fixed, and ``Draws.path`` has the rest of it. "score": z does not, log_q does.
 
     Raises:
-        ValueError: for a latent site that only one of model and guide has, sites of different scale, or (except for
-            "score") a site that is not reparameterised.
+        ValueError: for a latent site that only one of model and guide has, or (except for "score") a site that is not
+            reparameterised.
     """
     if not torch.is_grad_enabled():
         gradient = "total"
@@ -124,7 +143,7 @@ def draw(
     fold = Fold(nesting, _shared_dims(sites))
 
     path, asked = None, latent
-    if gradient == "path" and len(latent) > 1:
+    if gradient != "total" and len(latent) > 1:
         # The distribution of a single site cannot depend on its own value; those of several on each other's do.
         with plate:
             asked = _sites(_replay(guide, args, kwargs, guide_trace, fixed))
@@ -136,7 +155,29 @@ def draw(
     if gradient == "path":
         path = _path(parts[2], latent, fixed, fold)
     shape = torch.broadcast_shapes((num_particles,) + (1,) * nesting, *(part.shape for part in parts))
-    return Draws(*(part.expand(shape) for part in parts), _scale(sites), latent, own, path, through, fold)
+    return Draws(*(part.expand(shape) for part in parts), latent, own, path, through, fold)
+
+
+class SameRows:
+    """A guide whose plates, where they subsample at random, do so in its first run only: for draws in several runs."""
+
+    def __init__(self, guide: Program) -> None:
+        self.guide = guide
+        self.forget()
+
+    def forget(self) -> None:
+        """The next run is a first one."""
+        self._rows: Trace | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the guide has it
+        if self._rows is not None:
+            return poutine.replay(self.guide, trace=self._rows)(*args, **kwargs)
+        with poutine.trace() as handler:
+            value = self.guide(*args, **kwargs)
+        self._rows = handler.trace
+        for name in [name for name, site in self._rows.nodes.items() if not site_is_subsample(site)]:
+            self._rows.remove_node(name)
+        return value
 
 
 def _sites(trace: Trace) -> dict[str, Site]:
@@ -186,7 +227,7 @@ class Fold:
 def _path(log_q: Tensor, latent: dict[str, Site], fixed: dict[str, Tensor], fold: Fold) -> Tensor | None:
     """Zeros with the slope of log q in z, as it goes through z to the guide's parameters."""
     moved = [name for name, site in latent.items() if site["value"].requires_grad]
-    if not moved:
+    if not moved or not log_q.requires_grad:
         return None
     at = [fixed[name] for name in moved]
     slopes = torch.autograd.grad(log_q.sum(), at, retain_graph=True, allow_unused=True, materialize_grads=True)
@@ -216,17 +257,24 @@ def _scale(sites: list[Site]) -> Tensor | float:
         return 1.0
     first = sites[0]
     for site in sites[1:]:
-        a, b = torch.as_tensor(first["scale"]), torch.as_tensor(site["scale"])
-        if first["scale"] is not site["scale"] and not (a.shape == b.shape and bool((a == b).all())):
+        if not _same(first["scale"], site["scale"]):
             raise ValueError(
-                f"expected one scale for all sites of a row, got {_words(a)} at {first['name']!r} and {_words(b)} at "
-                f"{site['name']!r}. Bounds are formed row by row and scaled as a whole: put all sites in the "
-                "subsampled plate, and weigh single terms (beta) with the plain ELBO only."
+                f"expected one scale for all sites of a row, got {_words(first)} at {first['name']!r} and "
+                f"{_words(site)} at {site['name']!r}. Bounds are formed by row and scaled as a whole: put all sites "
+                "in the subsampled plate, and weigh single terms (beta) with the plain ELBO only."
             )
     return first["scale"]
 
 
-def _words(scale: Tensor) -> str:
+def _same(a: Tensor | float, b: Tensor | float) -> bool:
+    if a is not b and (isinstance(a, Tensor) or isinstance(b, Tensor)):
+        a, b = torch.as_tensor(a), torch.as_tensor(b)
+        return a.shape == b.shape and bool((a == b).all())
+    return a is b or a == b
+
+
+def _words(site: Site) -> str:
+    scale = torch.as_tensor(site["scale"])
     return f"{scale.item():g}" if scale.ndim == 0 else f"a scale of shape {tuple(scale.shape)}"
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pyrovae.elbos.bound import Bound, Weights, log_mean_exp
+from pyrovae.elbos.bound import Weights
+from pyrovae.elbos.iwae import IWAE
 
 
-class DReG(Bound):
+class DReG(IWAE):
     r"""Doubly reparameterised gradient of the importance-weighted bound: the score of the guide is reparameterised too,
 
     .. math:: \nabla_\phi = \mathrm{E} \sum_k \tilde w_k^2 \, \partial_{z_k} \log w_k \, \partial_\phi z_k, \qquad
@@ -20,9 +21,6 @@ class DReG(Bound):
     """
 
     gradient = "path"
-
-    def bound(self, log_weights: Tensor) -> Tensor:
-        return log_mean_exp(log_weights)
 
     def weights(self, log_weights: Tensor) -> Weights:
         normalized = log_weights.softmax(0)

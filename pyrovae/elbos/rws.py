@@ -10,8 +10,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.elbos.bound import Bound, Weights, log_mean_exp
+from pyrovae.elbos.bound import Weights
 from pyrovae.elbos.draws import ASIDE, Gradient, Program, draw
+from pyrovae.elbos.iwae import IWAE
 
 Feed = Callable[[dict[str, Tensor], tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
 
@@ -30,7 +31,7 @@ def first_argument(
 
 
 @dataclass(eq=False)
-class ReweightedWakeSleep(Bound):
+class ReweightedWakeSleep(IWAE):
     r"""Reweighted wake-sleep, with weights for each row: the model by the importance-weighted bound (wake-theta), the
     guide by the divergence from the posterior to it,
 
@@ -68,9 +69,6 @@ class ReweightedWakeSleep(Bound):
     def gradient(self) -> Gradient:
         return "path" if self.doubly else "score"
 
-    def bound(self, log_weights: Tensor) -> Tensor:
-        return log_mean_exp(log_weights)
-
     def weights(self, log_weights: Tensor) -> Weights:
         normalized = log_weights.softmax(0)
         if self.doubly:
@@ -82,7 +80,7 @@ class ReweightedWakeSleep(Bound):
         if self.wake == 1:
             return loss
         sleep = (1 - self.wake) * self._sleep(model, guide, args, kwargs)
-        return loss + sleep.detach() - sleep
+        return loss + (sleep.detach() - sleep)
 
     def _sleep(self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """log q(z' | x') of a draw from the model for each row, scaled and summed."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pyrovae.elbos.bound import Bound, Weights, log_mean_exp
+from pyrovae.elbos.bound import Weights
+from pyrovae.elbos.iwae import IWAE
 
 
-class STL(Bound):
+class STL(IWAE):
     r"""Sticking the landing: the importance-weighted bound, whose gradient leaves the score of the guide out,
 
     .. math:: \nabla_\phi \approx \sum_k \tilde w_k \, \partial_{z_k} \log w_k \, \partial_\phi z_k, \qquad
@@ -20,9 +21,6 @@ class STL(Bound):
     """
 
     gradient = "path"
-
-    def bound(self, log_weights: Tensor) -> Tensor:
-        return log_mean_exp(log_weights)
 
     def weights(self, log_weights: Tensor) -> Weights:
         normalized = log_weights.softmax(0)

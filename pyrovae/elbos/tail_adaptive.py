@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pyrovae.elbos.bound import Bound, Weights, log_mean_exp
+from pyrovae.elbos.bound import Weights
+from pyrovae.elbos.iwae import IWAE
 
 
 @dataclass(eq=False)
-class TailAdaptive(Bound):
+class TailAdaptive(IWAE):
     r"""Guide trained under an f-divergence that adapts to the tail of the weights: draw k counts by its rank,
 
     .. math:: \gamma_k \propto \hat F(w_k)^\beta, \qquad \hat F(w) = \frac1K \#\{j : w_j \ge w\}, \qquad
@@ -35,9 +36,6 @@ class TailAdaptive(Bound):
         super().__post_init__()
         if not -1 <= self.beta <= 0:
             raise ValueError(f"beta: expected a number between -1 and 0, got {self.beta}")
-
-    def bound(self, log_weights: Tensor) -> Tensor:
-        return log_mean_exp(log_weights)
 
     def weights(self, log_weights: Tensor) -> Weights:
         by_row = log_weights.movedim(0, -1).contiguous()

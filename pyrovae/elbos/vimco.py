@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.elbos.bound import Bound, Weights, log_mean_exp
+from pyrovae.elbos.iwae import IWAE
 
 
 @dataclass(eq=False)
@@ -37,7 +38,7 @@ class ScoreFunction(Bound):
 
 
 @dataclass(eq=False)
-class VIMCO(Bound):
+class VIMCO(IWAE):
     r"""Importance-weighted bound by the score function, with what the bound would be without a draw as its baseline,
 
     .. math:: \nabla_\phi = \mathrm{E} \sum_k \Bigl( \hat L - \hat L_{-k} - \tilde w_k \Bigr)
@@ -53,9 +54,6 @@ class VIMCO(Bound):
     least = 2
     num_particles: int = 2
 
-    def bound(self, log_weights: Tensor) -> Tensor:
-        return log_mean_exp(log_weights)
-
     def weights(self, log_weights: Tensor) -> Weights:
         normalized = log_weights.softmax(0)
         return Weights(normalized, score=self.bound(log_weights) - _without_each(log_weights) - normalized)
@@ -64,7 +62,10 @@ class VIMCO(Bound):
 def _without_each(log_weights: Tensor) -> Tensor:
     """The bound with the k-th weight replaced by the geometric mean of the others, ``(K, *rows)``."""
     count = len(log_weights)
-    replaced = (log_weights.sum(0) - log_weights) / (count - 1)
+    none = log_weights.new_zeros(1, *log_weights.shape[1:])
+    before = torch.cat([none, log_weights.cumsum(0)[:-1]])
+    after = torch.cat([log_weights.flip(0).cumsum(0).flip(0)[1:], none])
+    replaced = (before + after) / (count - 1)
     return log_mean_exp(torch.stack([sum_without_each(log_weights), replaced])) + math.log(2 / count)
 
 

@@ -1,8 +1,23 @@
-"""Evaluation: ELBO with its split, log p(x), k-hat and active units; imputation of missing cells."""
+"""Evaluation: ELBO with its split, log p(x), k-hat and active units; estimators side by side; imputation."""
 
+from pyrovae.evaluation.ais import ais
+from pyrovae.evaluation.compare_elbos import ElboComparison, compare_elbos
+from pyrovae.evaluation.compare_training import TrainingComparison, compare_training
 from pyrovae.evaluation.evaluate import Evaluation, evaluate
 from pyrovae.evaluation.impute import impute
 from pyrovae.evaluation.log_marginal import LogMarginal, log_marginal
 from pyrovae.evaluation.psis import k_hat
 
-__all__ = ["Evaluation", "LogMarginal", "evaluate", "impute", "k_hat", "log_marginal"]
+__all__ = [
+    "ElboComparison",
+    "Evaluation",
+    "LogMarginal",
+    "TrainingComparison",
+    "ais",
+    "compare_elbos",
+    "compare_training",
+    "evaluate",
+    "impute",
+    "k_hat",
+    "log_marginal",
+]

@@ -1,5 +1,6 @@
 """Pictures of a VAE and its training, as matplotlib Figures that belong to no window and no global state."""
 
+from pyrovae.plots.elbos import plot_elbos, plot_training
 from pyrovae.plots.history import plot_history
 from pyrovae.plots.latent import plot_latent
 from pyrovae.plots.reconstructions import plot_reconstructions
@@ -10,10 +11,12 @@ from pyrovae.plots.traversal import plot_traversal
 
 __all__ = [
     "DPI",
+    "plot_elbos",
     "plot_history",
     "plot_latent",
     "plot_reconstructions",
     "plot_samples",
+    "plot_training",
     "plot_traversal",
     "save_figures",
 ]

@@ -18,12 +18,12 @@ class Best:
     Args:
         module: whose weights.
         beta: weight of the KL term in the validation figure.
-        patience: epochs without a better figure until `exhausted`, or None.
-        warmup: epochs whose figures do not count towards patience, because the KL weight still rises.
+        patience: epochs without a better figure until `exhausted`, or None. One in which the weight of the KL term
+            rises, and is below beta at its last step, does not count.
     """
 
-    def __init__(self, module: nn.Module, beta: float, patience: int | None, warmup: float) -> None:
-        self.module, self.beta, self.patience, self.warmup = module, beta, patience, warmup
+    def __init__(self, module: nn.Module, beta: float, patience: int | None) -> None:
+        self.module, self.beta, self.patience = module, beta, patience
         self.waited = 0
         self.figure = -math.inf
         self._kept = [self._snapshot(0)]
@@ -44,7 +44,7 @@ class Best:
             if validated:
                 self.confirm()
             return True
-        self.waited += epoch > self.warmup
+        self.waited += row["beta"] >= self.beta
         return False
 
     def confirm(self) -> None:

@@ -55,6 +55,7 @@ def fit(
     clip_norm: float | None = Training.clip_norm,
     beta: float = Training.beta,
     warmup: float = Training.warmup,
+    cycles: int = Training.cycles,
     patience: int | None = Training.patience,
     seed: int = Training.seed,
     device: str = Training.device,
@@ -82,10 +83,13 @@ def fit(
         optimizer: a name, or a constructor ``(params, lr=...)``.
         schedule: a name, or a function from (epoch, epochs) to a factor of lr.
         clip_norm: the greatest norm of the gradient of the loss, which is summed over the batch.
-        beta: weight of the KL term; 0 leaves reconstruction alone. Refused for bounds that are not the plain ELBO.
+        beta: weight of the KL term of a plain ELBO, or of the whole penalty of a regularised one; 0 leaves
+            reconstruction alone. Refused for other bounds.
         warmup: epochs over which that weight rises from 0.
-        patience: epochs without a better validation figure (reconstruction - beta kl), counted from the end of the
-            warm-up, after which to stop.
+        cycles: equal parts of the run; the weight rises at the beginning of each (Fu et al. 2019,
+            https://arxiv.org/abs/1903.10145).
+        patience: epochs without a better validation figure (reconstruction - beta kl) after which to stop; those in
+            which the weight of the KL rises do not count.
         seed: of the batches and the draws. Parameters are initialised when the VAE is made, by ``torch.manual_seed``.
         device: "auto" takes a GPU where there is one.
         checkpoint: a folder; ``last.safetensors`` is written there after each epoch and ``best.safetensors`` at each
@@ -95,9 +99,9 @@ def fit(
 
     Returns:
         A DataFrame indexed by epoch (1, 2, ...): elbo, reconstruction and kl at the draws that training used, in nats
-        a row; objective, what the estimator reports (for an importance-weighted bound or beta other than 1 it is not
-        the elbo); beta, lr, validation_elbo, validation_reconstruction, validation_kl and seconds. ``attrs`` holds
-        best_epoch, seed, device, elbo and stopped ("epochs", "patience" or "callback").
+        a row; objective, what the estimator reports (for an importance-weighted bound, a regularised one or beta other
+        than 1 it is not the elbo); beta, lr, validation_elbo, validation_reconstruction, validation_kl and seconds.
+        ``attrs`` holds best_epoch, seed, device, elbo and stopped ("epochs", "patience" or "callback").
 
     Raises:
         ValueError: before the first step, for data outside the support, wrong shapes, or settings that do not fit.
@@ -109,15 +113,16 @@ def fit(
     """
     settings = Training(
         elbo=elbo if isinstance(elbo, str) else type(elbo).__name__, num_particles=num_particles, epochs=epochs,
-        batch_size=batch_size, lr=lr, clip_norm=clip_norm, beta=beta, warmup=warmup, patience=patience, seed=seed,
-        device=device,
+        batch_size=batch_size, lr=lr, clip_norm=clip_norm, beta=beta, warmup=warmup, cycles=cycles,
+        patience=patience, seed=seed, device=device,
     )  # fmt: skip
     estimator = elbos.for_fit(elbos.make(elbo, num_particles))
     weighted = beta != 1 or warmup > 0
     if weighted and not elbos.is_regularizable(estimator):
         raise ValueError(
-            f"beta and warmup weigh the KL term of the plain ELBO; {settings.elbo} has no such term. Expected beta=1 "
-            f"and warmup=0, got beta={beta} and warmup={warmup}. Or choose elbo='elbo'."
+            f"beta and warmup weigh the KL term of the plain ELBO and the penalty of a regularised one; "
+            f"{settings.elbo} has no such term. Expected beta=1 and warmup=0, got beta={beta} and warmup={warmup}. Or "
+            "choose elbo='elbo'."
         )
     if patience is not None and validation is None:
         raise ValueError("patience: expected validation rows to judge by, got none: pass validation=")
@@ -125,6 +130,9 @@ def fit(
     vae.to(find_device(device))
     # With a transform, one draw of it stands for the data here, and every later one is checked at its step.
     x = as_rows(x, vae.event_shape, like=vae.like)
+    if getattr(estimator, "num_rows", len(x)) is None:
+        # A step does not tell the plate of how many rows its batch is, which would scale the loss.
+        estimator.num_rows = len(x)
     seen = vae.check(x if transform is None else transform(x, torch.Generator().manual_seed(seed)))
     condition = vae.check_condition(condition, len(x))
     if validation is not None:
@@ -145,7 +153,7 @@ def fit(
     vae.zero_grad()
     joint = Joint(optimizers.make(optimizer, vae.parameters(), lr), clip_norm)
     svi = SVI(model, guide, joint, estimator)
-    best = Best(vae, beta, patience, warmup)
+    best = Best(vae, beta, patience)
     steps = len(bounds(len(x), batch_size))
     rows: list[Row] = []
     stopped = "epochs"
@@ -163,7 +171,7 @@ def fit(
             joint.set_lr(rate)
             mean = EpochMean()
             for i, (batch, c) in enumerate(shuffled(x, condition, batch_size, generator, transform)):
-                weight.weight = schedules.kl_weight(beta, warmup, epoch + i / steps)
+                weight.weight = schedules.kl_weight(beta, warmup, epoch + i / steps, epochs=epochs, cycles=cycles)
                 loss = svi.step(batch, c)
                 if not math.isfinite(loss):
                     best.reject()

@@ -40,12 +40,17 @@ def make(value: str | Schedule) -> Schedule:
     return _make(value, SCHEDULES, "schedule")
 
 
-def kl_weight(beta: float, warmup: float, epoch: float) -> float:
-    """beta, after a linear rise from 0 over the first ``warmup`` epochs (Bowman et al. 2015).
+def kl_weight(beta: float, warmup: float, epoch: float, *, epochs: float = math.inf, cycles: int = 1) -> float:
+    """beta, after a linear rise from 0 over the first ``warmup`` epochs (Bowman et al. 2015) of each of ``cycles``
+    equal parts of the run (Fu et al. 2019).
 
-    https://arxiv.org/abs/1511.06349
+    https://arxiv.org/abs/1511.06349, https://arxiv.org/abs/1903.10145
 
     >>> kl_weight(2.0, warmup=10, epoch=2.5)
     0.5
+    >>> kl_weight(2.0, warmup=10, epoch=52.5, epochs=100, cycles=2)
+    0.5
     """
-    return beta * min(1.0, epoch / warmup) if warmup else beta
+    # Of epoch times cycles, which is exact at whole epochs, as epochs / cycles may not be.
+    since = epoch * cycles % epochs / cycles
+    return beta * min(1.0, since / warmup) if warmup else beta

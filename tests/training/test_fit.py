@@ -286,6 +286,33 @@ def test_warmup_rises_step_by_step(tiny):
     assert one_step["objective"].tolist() == pytest.approx(expected.tolist(), rel=1e-6)
 
 
+def test_the_weight_rises_anew_in_each_cycle(tiny):
+    history = run(tiny(), beta=2.0, warmup=2.0, cycles=2, epochs=8, batch_size=100)
+    assert history["beta"].tolist() == [0, 1, 2, 2, 0, 1, 2, 2]
+    expected = history["reconstruction"] - history["beta"] * history["kl"]
+    assert history["objective"].tolist() == pytest.approx(expected.tolist(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        (dict(warmup=0.0, cycles=2), "above 0 and at most 4, the epochs of each of the 2 cycles.*got 0.0"),
+        (dict(warmup=4.1, cycles=2), "above 0 and at most 4, .*got 4.1"),
+        (dict(warmup=3.0, cycles=3), "at most 2.66667, the epochs of each of the 3 cycles.*got 3.0"),
+        (dict(warmup=1.0, cycles=0), "cycles: expected a number of at least 1, got 0"),
+        (dict(warmup=1.0, cycles=1.5), "cycles: expected a whole number of at least 1, got 1.5"),
+    ],
+    ids=str,
+)
+def test_cycles_without_room_for_a_rise(tiny, setting, text):
+    vae = tiny()
+    before = state(vae)
+    with pytest.raises(ValueError, match=text):
+        run(vae, epochs=8, **setting)
+    assert equal(state(vae), before)
+    assert run(vae, epochs=8, warmup=4.0, cycles=2, batch_size=100)["beta"].max() == 0.75
+
+
 def test_beta_one_without_warmup_is_the_plain_elbo(tiny, same):
     a, b = tiny(), tiny()
     run(a, beta=1.0)
@@ -431,8 +458,8 @@ def test_the_figure_to_judge_by_has_the_weight_of_the_objective(tiny):
         {"epoch": 3, "validation_elbo": -1.5, "validation_reconstruction": -0.5, "validation_kl": 1.0 + 1e-9},
     ]
     for beta, expected in ((1.0, [True, False, True]), (4.0, [True, True, False]), (0.0, [True, False, True])):
-        best = Best(tiny(), beta, None, 0.0)
-        assert [best.see(row) for row in rows] == expected
+        best = Best(tiny(), beta, None)
+        assert [best.see({**row, "beta": beta}) for row in rows] == expected
     history = run(tiny(), epochs=20, lr=0.03, validation=V, beta=4.0)
     figure = history["validation_reconstruction"] - 4 * history["validation_kl"]
     assert history.attrs["best_epoch"] == int(figure.idxmax())
@@ -444,6 +471,15 @@ def test_patience_waits_for_the_end_of_the_warmup(tiny):
     assert len(fit(tiny(), X, **arguments)) == 3
     history = fit(tiny(), X, **arguments, warmup=5.0)
     assert len(history) == 7 and history.attrs["best_epoch"] == 1
+
+
+def test_patience_does_not_count_the_rises_of_any_cycle(tiny):
+    """Two cycles of 10 epochs, 6 of them a rise: epochs 7 to 10 and 17 to 20 count."""
+    arguments = dict(validation=V, epochs=20, warmup=6.0, cycles=2, **STILL)
+    for patience, length in ((3, 9), (4, 10), (5, 17), (8, 20), (9, 20)):
+        history = fit(tiny(), X, **arguments, patience=patience)
+        assert len(history) == length and history.attrs["best_epoch"] == 1
+        assert history.attrs["stopped"] == ("patience" if patience < 9 else "epochs")
 
 
 def test_patience_without_validation(tiny):
