@@ -17,6 +17,7 @@ from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceEnum_ELBO, 
 import pyrovae
 from pyrovae import elbos, networks
 from pyrovae.checks import words
+from pyrovae.distributions import base
 from pyrovae.modes import evaluating
 from pyrovae.registry import parse
 
@@ -134,7 +135,17 @@ def check_computing(vae, data, dtype):
             ours = together.nodes[key]["log_prob"].expand(3, ROWS)[k]
             torch.testing.assert_close(ours, single.nodes[key]["log_prob"].expand(ROWS), **tolerance)
     if not vae.posterior.has("point"):
-        torch.testing.assert_close(q.log_prob(z), q.log_prob(z.clone()), **tolerance)
+        kept = told_from_the_edge(z, vae.prior.example(vae.condition_dim).support)
+        assert kept.float().mean() > 0.5
+        torch.testing.assert_close(q.log_prob(z)[kept], q.log_prob(z.clone())[kept], **tolerance)
+
+
+def told_from_the_edge(z, support):
+    """Which z lie far enough inside an interval that their distance from its ends has digits left, 4 in float32."""
+    lower, upper = (getattr(base(support), f"{side}_bound", None) for side in ("lower", "upper"))
+    if lower is None or upper is None:
+        return torch.ones(z.shape[:-1], dtype=torch.bool)
+    return (torch.minimum(z - lower, upper - z) > 1e4 * torch.finfo(z.dtype).eps * (upper - lower)).all(-1)
 
 
 def check_sampling(vae, data):

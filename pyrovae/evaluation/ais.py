@@ -23,6 +23,8 @@ from pyrovae.vae import VAE
 STARTS = ("posterior", "prior")
 TARGET = 0.65
 """Rate of acceptance that step sizes are brought to (Beskos et al. 2013, https://doi.org/10.3150/12-BEJ414)."""
+FIRST, CHANGE = 0.3, 1.2
+"""The first step size, in standard deviations of the guide, and the factor by which it may change from move to move."""
 PILOT = 8
 """Chains that find the step sizes."""
 Density = Callable[[Tensor], Tensor]
@@ -89,7 +91,7 @@ def ais(
     ):
         for _, rows, c in ordered(x, condition, max(1, chunk // num_chains)):
             path = _path(vae, rows, c, start)
-            sizes = torch.full((num_steps, len(rows)), 0.1, dtype=rows.dtype, device=rows.device)
+            sizes = torch.full((num_steps, len(rows)), FIRST, dtype=rows.dtype, device=rows.device)
             for _ in _anneal(path, sizes, PILOT, leapfrog, adapt=True):
                 bar.update(len(rows))
             for log_weights in _anneal(path, sizes, num_chains, leapfrog, adapt=False):
@@ -169,7 +171,7 @@ def _anneal(path: _Path, sizes: Tensor, chains: int, leapfrog: int, *, adapt: bo
             log_weights = log_weights + (betas[t + 1] - betas[t]) * (path.last(u) - path.first(u))
         u, accepted = _move(path, u, betas[t + 1], sizes[t, :, None] * path.scale, leapfrog)
         if adapt:
-            sizes[t + 1 :] = sizes[t] * torch.where(accepted.mean(0) > TARGET, 1.1, 1 / 1.1)
+            sizes[t + 1 :] = sizes[t] * torch.where(accepted.mean(0) > TARGET, CHANGE, 1 / CHANGE)
         yield log_weights
 
 

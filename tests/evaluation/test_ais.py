@@ -9,7 +9,7 @@ from pyrovae import VAE, ais, log_marginal
 
 
 @pytest.mark.parametrize("start", ["posterior", "prior"])
-@pytest.mark.parametrize(("shift", "stretch"), [(0.5, 2.0), (1.0, 0.5)])
+@pytest.mark.parametrize(("shift", "stretch"), [(0.5, 2.0), (0.2, 0.7)])
 def test_it_finds_log_p_where_the_guide_is_wrong(linear, start, shift, stretch):
     exact = linear(n=12, shift=shift, stretch=stretch)
     value, error = ais(exact.vae, exact.x, num_steps=50, num_chains=32, leapfrog=4, start=start, progress=False)
@@ -34,7 +34,7 @@ def test_more_steps_come_closer(linear):
         (exact.log_prob - ais(exact.vae, exact.x, num_steps=steps, num_chains=8, progress=False).value).mean()
         for steps in (1, 60)
     ]
-    assert gaps[0] > 0.5 and abs(gaps[1]) < 0.2
+    assert gaps[0] > 2 and abs(gaps[1]) < 0.5
     few = log_marginal(exact.vae, exact.x, num_samples=8, progress=False).value
     assert (exact.log_prob - few).mean() > 3 * abs(gaps[1]), "no better than importance sampling from the same guide"
 
@@ -46,12 +46,12 @@ def test_more_steps_come_closer(linear):
 def test_where_z_is_bounded_it_is_the_integral(prior, edges, start):
     vae = VAE((2,), 1, prior=prior, likelihood="gaussian(scale=0.7)", encoder="mlp(hidden=[4])").double()
     x = torch.tensor([[0.5, -0.3], [1.5, 0.2]], dtype=torch.float64)
-    grid = torch.linspace(*edges, 20_001, dtype=torch.float64)[:, None]
+    grid = torch.linspace(*edges, 5_001, dtype=torch.float64)[:, None]
     with torch.no_grad():
         density = vae.prior(None, None).log_prob(grid)
         joint = torch.stack([density + vae.decode(grid).log_prob(row) for row in x])
     exact = torch.logsumexp(joint, 1) + math.log(float(grid[1] - grid[0]))
-    value, error = ais(vae, x, num_steps=40, num_chains=64, leapfrog=4, start=start, progress=False)
+    value, error = ais(vae, x, num_steps=20, num_chains=64, leapfrog=3, start=start, progress=False)
     assert ((value - exact).abs() < 4 * error + 0.01).all()
 
 
@@ -71,10 +71,13 @@ def test_the_same_seed_gives_the_same_and_nothing_else_moves(tiny):
 
 def test_a_condition(tiny):
     vae = tiny(condition_dim=2)
-    x, condition = torch.randn(4, 3), torch.randn(4, 2)
-    value = ais(vae, x, condition, num_steps=30, num_chains=32, leapfrog=4, progress=False).value
-    expected = log_marginal(vae, x, condition, num_samples=20_000, progress=False).value
-    assert torch.allclose(value, expected, atol=0.1)
+    vae.likelihood.head.weight.data.mul_(5)
+    x, condition = torch.randn(4, 3), 5 * torch.randn(4, 2)
+    value, error = ais(vae, x, condition, num_steps=30, num_chains=64, leapfrog=4, progress=False)
+    expected = log_marginal(vae, x, condition, num_samples=20_000, progress=False)
+    assert ((value - expected.value).abs() < 4 * (error + expected.standard_error) + 0.01).all()
+    other = ais(vae, x, condition.flip(0), num_steps=30, num_chains=64, leapfrog=4, progress=False).value
+    assert ((value - other).abs() > 4 * error + 0.01).any(), "the condition makes no difference"
 
 
 def test_what_it_refuses(tiny):
