@@ -129,7 +129,7 @@ def compare_elbos(
         ValueError: for data or settings that do not fit.
 
     >>> vae = VAE((4,), 2, likelihood="gaussian")
-    >>> compare_elbos(vae, torch.randn(5, 4), num_particles=[1, 2], num_repeats=10, progress=False).table.shape
+    >>> compare_elbos(vae, torch.randn(5, 4), num_particles=[1, 2], num_repeats=20, progress=False).table.shape
     (6, 16)
     """
     import pandas as pd
