@@ -92,16 +92,8 @@ class CompareElbos:
 
     def execute(self) -> None:
         same = {"rows": self.rows, "progress": self.progress}
-        print(
-            pipeline.compare(
-                self.run,
-                self.estimators,
-                self.num_particles,
-                num_repeats=self.num_repeats,
-                annealed=self.annealed,
-                **same,
-            )  # fmt: skip
-        )
+        repeats = {"num_repeats": self.num_repeats, "annealed": self.annealed}
+        print(pipeline.compare(self.run, self.estimators, self.num_particles, **repeats, **same))
         if self.train:
             epochs = 100 if self.epochs is None and self.seconds is None else self.epochs
             budget = {"epochs": epochs, "seconds": self.seconds, "seeds": self.seeds}

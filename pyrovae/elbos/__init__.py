@@ -8,6 +8,7 @@ have none: `Renyi`, `IWAE`, `ReweightedWakeSleep` and `TailAdaptive` here are ri
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ from pyro.infer import (
 )
 
 from pyrovae import registry
+from pyrovae.checks import count
 from pyrovae.elbos.bound import Bound, Weights
 from pyrovae.elbos.cubo import CUBO
 from pyrovae.elbos.draws import Draws
@@ -170,6 +172,14 @@ def make(value: str | ELBO, num_particles: int = 1) -> ELBO:
         return value
     context = {"num_particles": num_particles, "vectorize_particles": num_particles > 1, "max_plate_nesting": 1}
     return registry.make(value, FAMILY, "elbo", **context)
+
+
+def with_draws(value: str | Bound, num_particles: int) -> ELBO:
+    """An estimator of so many draws from its name, or from an object of ours with any other number of them."""
+    count(num_particles, "num_particles", 1)
+    if isinstance(value, Bound):
+        return dataclasses.replace(value, num_particles=num_particles)
+    return make(value, num_particles)
 
 
 def for_fit(elbo: ELBO) -> ELBO:

@@ -166,6 +166,14 @@ def log_mean_exp(values: Tensor, dim: int = 0) -> Tensor:
     return torch.logsumexp(values, dim) - math.log(values.shape[dim])
 
 
+def sum_without_each(log_weights: Tensor) -> Tensor:
+    """log of the sum of all weights but the k-th, ``(K, *rows)``: sums from both ends, so that nothing cancels."""
+    before = torch.logcumsumexp(log_weights, 0)[:-1]
+    after = torch.logcumsumexp(log_weights.flip(0), 0).flip(0)[1:]
+    middle = torch.logaddexp(before[:-1], after[1:])
+    return torch.cat([after[:1], middle, before[-1:]])
+
+
 def _random_state() -> tuple[Tensor, list[Tensor]]:
     return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.checks import count
-from pyrovae.elbos.bound import Bound, log_mean_exp
-from pyrovae.elbos.vimco import sum_without_each
+from pyrovae.elbos.bound import Bound, log_mean_exp, sum_without_each
 
 
 @dataclass(eq=False)

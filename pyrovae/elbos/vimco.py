@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyrovae.elbos.bound import Bound, Weights, log_mean_exp
+from pyrovae.elbos.bound import Bound, Weights, log_mean_exp, sum_without_each
 from pyrovae.elbos.iwae import IWAE
 
 
@@ -67,11 +67,3 @@ def _without_each(log_weights: Tensor) -> Tensor:
     after = torch.cat([log_weights.flip(0).cumsum(0).flip(0)[1:], none])
     replaced = (before + after) / (count - 1)
     return log_mean_exp(torch.stack([sum_without_each(log_weights), replaced])) + math.log(2 / count)
-
-
-def sum_without_each(log_weights: Tensor) -> Tensor:
-    """log of the sum of all weights but the k-th, ``(K, *rows)``: sums from both ends, so that nothing cancels."""
-    before = torch.logcumsumexp(log_weights, 0)[:-1]
-    after = torch.logcumsumexp(log_weights.flip(0), 0).flip(0)[1:]
-    middle = torch.logaddexp(before[:-1], after[1:])
-    return torch.cat([after[:1], middle, before[-1:]])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae import elbos
-from pyrovae.checks import count, trusted
+from pyrovae.checks import trusted
 from pyrovae.elbos import IWAE, Bound
 from pyrovae.evaluation.ais import ais
 from pyrovae.evaluation.importance import CHUNK, checked
@@ -148,7 +147,7 @@ def compare_elbos(
             for k in num_particles:
                 key = value if isinstance(value, str) else repr(value), k
                 try:
-                    runs[key] = _Run(vae, _prepared(value, count(k, "num_particles", 1), len(x), chunk), x, condition)
+                    runs[key] = _Run(vae, _prepared(value, k, len(x), chunk), x, condition)
                 except ValueError as error:
                     left_out[key] = str(error)
         if not runs:
@@ -205,10 +204,7 @@ def _references(
 def _prepared(value: str | Bound, num_particles: int, rows: int, chunk: int) -> ELBO:
     """An estimator of that many draws, in pieces where they are too many for one go."""
     split = num_particles * rows > chunk
-    if isinstance(value, Bound):
-        elbo = dataclasses.replace(value, num_particles=num_particles)
-    else:
-        elbo = elbos.for_fit(elbos.make(value, num_particles))
+    elbo = elbos.for_fit(elbos.with_draws(value, num_particles))
     if isinstance(elbo, Bound):
         elbo.max_plate_nesting = 1
         elbo.chunk = max(1, chunk // rows) if split else elbo.chunk

@@ -76,7 +76,7 @@ BUGS = [
     Bug("elbos/vimco.py", " + math.log(2 / count)", "", "baseline without its factor", "baselines_leave"),
     Bug("elbos/vimco.py", "- _without_each(log_weights) - normalized", "- _without_each(log_weights)", "VIMCO without the slope of log q", "mean_gradient and discrete and vimco"),
     Bug("elbos/vimco.py", "(log_weights - log_weights.mean(0)) / (count - 1)", "(log_weights - log_weights.mean(0)) / count", "a baseline with its own draw", "mean_gradient and discrete and score_function"),
-    Bug("elbos/vimco.py", "torch.logaddexp(before[:-1], after[1:])", "torch.logaddexp(before[1:], after[:-1])", "leave-one-out sum off by one", "baselines_leave"),
+    Bug("elbos/bound.py", "torch.logaddexp(before[:-1], after[1:])", "torch.logaddexp(before[1:], after[:-1])", "leave-one-out sum off by one", "baselines_leave"),
     Bug("elbos/jackknife.py", "(draws - left_out) ** order", "draws**order", "jackknife's coefficient", f"{BY_HAND} and jackknife"),
     Bug("elbos/jackknife.py", "(-1) ** left_out", "1", "jackknife's sign", f"{BY_HAND} and jackknife"),
     Bug("elbos/jackknife.py", "math.log(draws - 1)", "math.log(draws)", "size of a subset", f"{BY_HAND} and jackknife"),

@@ -1,0 +1,118 @@
+"""From settings to data, conditions and a VAE."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from torch.distributions import constraints
+
+from pyrovae import datasets, likelihoods, registry
+from pyrovae.config import Architecture, Data, Evaluating, Training
+from pyrovae.datasets import Dataset, Schema
+from pyrovae.modes import isolated
+from pyrovae.vae import VAE
+
+LIKELIHOODS = {
+    str(constraints.boolean): "bernoulli",
+    str(constraints.unit_interval): "continuous_bernoulli",
+    str(constraints.real): "gaussian",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """All settings of ``pyrovae fit``."""
+
+    dataset: str
+    """A name from `pyrovae list`, or a .npy, .npz, .csv or .parquet file."""
+    out: str | None = None
+    """Folder to make for the run; runs/NAME by default."""
+    progress: bool = True
+    """Show progress bars."""
+    architecture: Architecture = field(default_factory=Architecture)
+    data: Data = field(default_factory=Data)
+    training: Training = field(default_factory=Training)
+    evaluating: Evaluating = field(default_factory=Evaluating)
+
+
+def load_data(settings: Run, schema: Schema | None = None) -> Dataset:
+    """The data of the settings, as their likelihood wants them: with a schema, standardized, or as they are.
+
+    ``schema`` is that of a table of different types, where it is known already.
+    """
+    options = dataclasses.asdict(settings.data)
+    share = options.pop("missing")
+    del options["condition"]
+    root, mode, kinds = (options.pop(key) for key in ("data_root", "binarize", "kinds"))
+    name, arguments = registry.parse(settings.architecture.likelihood, "likelihood")
+    if name == "tabular":
+        if options["standardize"]:
+            raise ValueError("standardize: tabular keeps the units of the table, and standardizes inside. Omit it.")
+        options["schema"] = schema or (Schema(arguments["columns"]) if "columns" in arguments else kinds)
+    elif kinds:
+        raise ValueError(f"kinds: expected likelihood tabular, which has columns of different kinds, got {name}")
+    if options["standardize"] is None:
+        options["standardize"] = name == "auto" or _is_of_reals(settings.architecture.likelihood)
+    seed = settings.training.seed
+    data = datasets.load(settings.dataset, root=root, binarize=None if mode == "auto" else mode, seed=seed, **options)
+    return datasets.take_away(data, share, seed)
+
+
+def _is_of_reals(likelihood: str) -> bool:
+    with warnings.catch_warnings():
+        # It is made only to look at its support; when it is made for good it warns.
+        warnings.simplefilter("ignore", UserWarning)
+        return str(likelihoods.make(likelihood).support) == str(constraints.real)
+
+
+def build(settings: Run, data: Dataset) -> VAE:
+    """The VAE of the settings, initialised from the seed, for checked data."""
+    parts = dataclasses.asdict(settings.architecture)
+    sees = parts.pop("sees")
+    # Tables of different types know missing cells themselves.
+    parts["missing"] = sees if data.missing and data.schema is None else None
+    if parts["likelihood"] == "auto":
+        parts["likelihood"] = LIKELIHOODS[str(data.support)]
+    if data.schema is not None:
+        name, arguments = registry.parse(parts["likelihood"], "likelihood")
+        parts["likelihood"] = {"name": name, **arguments, "columns": data.schema.to_list()}
+    given = conditions(data, settings)["train"]
+    width = 0 if given is None else given.shape[1]
+    with isolated(settings.training.seed):
+        vae = VAE(event_shape=data.event_shape, condition_dim=width, **parts)
+    if data.transform is None:
+        vae.check(data.train, columns=data.columns)
+    return vae
+
+
+def conditions(data: Dataset, settings: Run) -> dict[str, torch.Tensor | None]:
+    """The condition of each split's rows, ``(N, C)``: indicators of classes, or numeric labels, standardized.
+
+    Raises:
+        ValueError: for a condition that the data do not have.
+    """
+    labels = {part: getattr(data, f"{part}_labels") for part in ("train", "validation", "test")}
+    if settings.data.condition is None:
+        return dict.fromkeys(labels)
+    if settings.data.condition != "labels":
+        raise ValueError(f"condition: expected labels, or none, got {settings.data.condition!r}")
+    if labels["train"] is None:
+        raise ValueError(f"condition: expected labels, and {data.name} has none. Name their column with --label.")
+    if labels["train"].is_floating_point():
+        loc, scale = labels["train"].mean(), labels["train"].std().clamp_min(torch.finfo(torch.float32).tiny)
+        return {part: ((values - loc) / scale).float()[:, None] for part, values in labels.items()}
+    classes = 1 + max(int(values.max()) for values in labels.values())
+    return {part: torch.nn.functional.one_hot(values, classes).float() for part, values in labels.items()}
+
+
+def shuffled_test(data: Dataset, settings: Run, rows: int | None = None) -> tuple[Dataset, torch.Tensor | None]:
+    """Test rows in random order, so many of them, and their condition: those of static_mnist, say, are sorted by
+    digit, and the first are all zeros."""
+    order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(settings.training.seed))[:rows]
+    labels = None if data.test_labels is None else data.test_labels[order]
+    condition = conditions(data, settings)["test"]
+    condition = None if condition is None else condition[order]
+    return dataclasses.replace(data, test=data.test[order], test_labels=labels), condition
