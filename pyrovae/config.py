@@ -36,6 +36,8 @@ class Training:
     """Equal parts of the run, at the beginning of each of which the weight rises anew."""
     patience: int | None = None
     """Stop after this many epochs without a better validation figure, and keep the best weights."""
+    seconds: float | None = None
+    """Stop after so many seconds of training, in the middle of an epoch too."""
     seed: int = 0
     """Seed of the batches and of the draws."""
     device: str = "auto"
@@ -47,7 +49,7 @@ class Training:
         _at_least(self, 0, "beta", "warmup")
         if self.patience is not None:
             _whole(self, 1, "patience")
-        for name in ("lr", "clip_norm"):
+        for name in ("lr", "clip_norm", "seconds"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name}: expected a finite number above 0, got {value!r}")
@@ -77,6 +79,8 @@ class Architecture:
     """Network of the likelihood: see `pyrovae list`."""
     condition_on: tuple[str, ...] = ("encoder", "decoder")
     """Networks that see the condition, where there is one; a prior that is conditional sees it anyway."""
+    sees: str = "mask"
+    """What the encoder sees of missing cells, where there are such: "mask", an indicator of each, or "zero"."""
 
     def __post_init__(self) -> None:
         _whole(self, 1, "latent_dim")
@@ -97,6 +101,8 @@ class Data:
     """Columns of --likelihood tabular that are not what they look like, as in "--kinds year real grade ordinal"."""
     label: str | None = None
     """Column of a .csv or .parquet file that holds labels, not data."""
+    missing: float = 0.0
+    """Share of the cells to take away at random; those that a file has missing are so anyway."""
     condition: str | None = None
     """What the VAE is conditioned on: "labels" (classes as indicators, numbers as they are) or nothing."""
 

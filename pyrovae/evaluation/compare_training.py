@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,11 +12,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyrovae import elbos
 from pyrovae.checks import count
 from pyrovae.elbos import Bound
 from pyrovae.evaluation.log_marginal import log_marginal
 from pyrovae.training import fit
-from pyrovae.training.history import Row
 from pyrovae.vae import VAE
 
 if TYPE_CHECKING:
@@ -78,7 +76,7 @@ def compare_training(
         runs: estimators and their draws K.
         condition, held_out_condition: for a conditional VAE.
         epochs: budget in passes over the rows with one draw each; or
-        seconds: budget in seconds of training, checked after each epoch.
+        seconds: budget in seconds of training.
         seeds: of the first weights, the batches and the draws.
         num_samples: importance samples a row for log p(x).
         progress: show a progress bar.
@@ -107,9 +105,8 @@ def compare_training(
         for value, k in runs:
             vae = copy.deepcopy(first)
             history = fit(
-                vae, x, condition, elbo=_of(value, k), num_particles=k, seed=seed, progress=False,
-                epochs=EPOCHS if epochs is None else max(1, epochs // k),
-                callbacks=[] if seconds is None else [_until(time.perf_counter() + seconds)], **options,
+                vae, x, condition, elbo=elbos.with_draws(value, k), seed=seed, progress=False,
+                epochs=EPOCHS if epochs is None else max(1, epochs // k), seconds=seconds, **options,
             )  # fmt: skip
             estimate = log_marginal(
                 vae, held_out, held_out_condition, num_samples=num_samples, seed=seed, progress=False
@@ -126,11 +123,3 @@ def compare_training(
     bar.close()
     budget = f"{seconds:g} s" if epochs is None else f"{epochs} evaluations of the decoder a row"
     return TrainingComparison(pd.DataFrame(rows).set_index(["estimator", "num_particles", "seed"]), budget)
-
-
-def _of(value: str | Bound, num_particles: int) -> str | Bound:
-    return value if isinstance(value, str) else dataclasses.replace(value, num_particles=num_particles)
-
-
-def _until(end: float) -> Callable[[VAE, Row], bool]:
-    return lambda vae, row: time.perf_counter() >= end

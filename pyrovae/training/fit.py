@@ -57,6 +57,7 @@ def fit(
     warmup: float = Training.warmup,
     cycles: int = Training.cycles,
     patience: int | None = Training.patience,
+    seconds: float | None = Training.seconds,
     seed: int = Training.seed,
     device: str = Training.device,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -90,6 +91,7 @@ def fit(
             https://arxiv.org/abs/1903.10145).
         patience: epochs without a better validation figure (reconstruction - beta kl) after which to stop; those in
             which the weight of the KL rises do not count.
+        seconds: time after which to stop, in the middle of an epoch too.
         seed: of the batches and the draws. Parameters are initialised when the VAE is made, by ``torch.manual_seed``.
         device: "auto" takes a GPU where there is one.
         checkpoint: a folder; ``last.safetensors`` is written there after each epoch and ``best.safetensors`` at each
@@ -101,7 +103,7 @@ def fit(
         A DataFrame indexed by epoch (1, 2, ...): elbo, reconstruction and kl at the draws that training used, in nats
         a row; objective, what the estimator reports (for an importance-weighted bound, a regularised one or beta other
         than 1 it is not the elbo); beta, lr, validation_elbo, validation_reconstruction, validation_kl and seconds.
-        ``attrs`` holds best_epoch, seed, device, elbo and stopped ("epochs", "patience" or "callback").
+        ``attrs`` holds best_epoch, seed, device, elbo and stopped ("epochs", "patience", "seconds" or "callback").
 
     Raises:
         ValueError: before the first step, for data outside the support, wrong shapes, or settings that do not fit.
@@ -114,7 +116,7 @@ def fit(
     settings = Training(
         elbo=elbo if isinstance(elbo, str) else type(elbo).__name__, num_particles=num_particles, epochs=epochs,
         batch_size=batch_size, lr=lr, clip_norm=clip_norm, beta=beta, warmup=warmup, cycles=cycles,
-        patience=patience, seed=seed, device=device,
+        patience=patience, seconds=seconds, seed=seed, device=device,
     )  # fmt: skip
     estimator = elbos.for_fit(elbos.make(elbo, num_particles))
     weighted = beta != 1 or warmup > 0
@@ -157,6 +159,7 @@ def fit(
     steps = len(bounds(len(x), batch_size))
     rows: list[Row] = []
     stopped = "epochs"
+    deadline = time.perf_counter() + (math.inf if seconds is None else seconds)
     with ExitStack() as stack:
         stack.enter_context(isolated(seed, validation=False))
         stack.enter_context(training(vae))
@@ -182,6 +185,9 @@ def fit(
                 best.confirm()
                 mean.add(len(batch), -loss, split.take())
                 bar.update()
+                if time.perf_counter() >= deadline:
+                    stopped = "seconds"
+                    break
             row: Row = {"epoch": epoch + 1, **mean.row(), "beta": weight.weight, "lr": rate}
             if validation is not None:
                 row |= _validate(vae, validation, validation_condition, batch_size, seed)
@@ -200,6 +206,7 @@ def fit(
                 break
             if best.exhausted:
                 stopped = "patience"
+            if stopped != "epochs":
                 break
     return history.frame(
         rows, best_epoch=best.epoch, seed=seed, device=str(x.device), elbo=settings.elbo, stopped=stopped

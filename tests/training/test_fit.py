@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 
 import numpy as np
 import pandas as pd
@@ -526,6 +527,24 @@ def test_a_callbacks_true_ends_training_after_all_were_called(tiny):
     callbacks = [lambda vae, row: row["epoch"] == 2, lambda vae, row: calls.append(row["epoch"])]
     history = run(tiny(), epochs=9, callbacks=callbacks)
     assert history.attrs["stopped"] == "callback" and history.index.tolist() == [1, 2] == calls
+
+
+def test_seconds_end_training_in_the_middle_of_an_epoch(tiny):
+    batches = []
+
+    def watched(batch, generator):
+        batches.append(len(batch))
+        return batch
+
+    history = run(tiny(), epochs=9, batch_size=5, seconds=1e-9, transform=watched)
+    assert history.attrs["stopped"] == "seconds" and history.index.tolist() == [1]
+    assert batches == [len(X), 5]  # a look at all, and one step
+    assert np.isfinite(history["elbo"]).all()
+    begin = time.perf_counter()
+    history = run(tiny(), epochs=10**6, seconds=0.5)
+    assert history.attrs["stopped"] == "seconds" and 0.5 <= time.perf_counter() - begin < 10
+    with pytest.raises(ValueError, match="seconds: expected a finite number above 0"):
+        run(tiny(), seconds=0)
 
 
 # When it breaks off
