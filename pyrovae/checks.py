@@ -111,13 +111,20 @@ def check_values(
 ) -> None:
     """Raise a ValueError that names row, column and value unless all of ``values`` are finite and in ``support``.
 
-    ``owner`` is who expects it (a likelihood's name), ``remedy`` what the user can do; ``missing`` lets NaN pass.
+    ``owner`` is who expects it (a likelihood's name), ``remedy`` what the user can do; ``missing`` lets NaN pass, but
+    not in all of a row.
     """
     if _trusted.get() or torch.jit.is_tracing() or torch.compiler.is_compiling():
         return
     wrong = ~(support.check(values) & torch.isfinite(values))
     if missing:
-        wrong &= ~torch.isnan(values)
+        gone = torch.isnan(values)
+        wrong &= ~gone
+        if (empty := gone.flatten(1).all(1)).any():
+            raise ValueError(
+                f"{name}: expected an observed cell in every row, got row {int(empty.nonzero()[0])} with none "
+                f"({int(empty.sum())} of {len(values)} rows). Drop such rows."
+            )
     if not wrong.any():
         return
     row, *cell = wrong.nonzero()[0].tolist()
@@ -125,7 +132,7 @@ def check_values(
     expected = f"expected {words(support)}" + (f" ({owner})" if owner else "")
     value = values[(row, *cell)].item()
     if value != value:
-        remedy = "Fill in or drop missing values first."
+        remedy = "Fill in or drop missing values first, or integrate them out: VAE(..., missing='mask')."
     raise ValueError(
         f"{name}: {expected}, got {value:g} at row {row}, column {column} "
         f"({int(wrong.sum())} of {values.numel()} values are outside). {remedy}".rstrip()

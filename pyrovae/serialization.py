@@ -35,7 +35,7 @@ def describe(vae: VAE) -> dict[str, Any]:
     """
     parts = {
         "prior": vae.prior.piece,
-        "likelihood": vae.likelihood.piece,
+        "likelihood": vae.likelihood.piece.likelihood if vae.missing else vae.likelihood.piece,
         "posterior": vae.posterior.piece,
         "encoder": vae.posterior.network,
         "decoder": vae.likelihood.network,
@@ -48,6 +48,7 @@ def describe(vae: VAE) -> dict[str, Any]:
         "latent_dim": vae.latent_dim,
         "condition_dim": vae.condition_dim,
         "condition_on": list(vae.condition_on),
+        "missing": vae.missing,
     }
     return {**sizes, **described}
 
@@ -94,6 +95,7 @@ def load(
         with safe_open(str(file), "pt") as opened:
             header = json.loads((opened.metadata() or {})["pyrovae"])
         sizes = {key: header[key] for key in ("event_shape", "latent_dim", "condition_dim", "condition_on")}
+        sizes["missing"] = header.get("missing")
         described = {kind: header[kind] for kind in _FAMILIES}
         dtype, training = getattr(torch, header["dtype"]), bool(header["training"])
     except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError, OSError) as error:

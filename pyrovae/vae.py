@@ -46,6 +46,8 @@ class VAE(nn.Module):
         condition_dim: above 0, a conditional VAE: its networks are called with a second argument
             ``(B, condition_dim)``.
         condition_on: which of "encoder" and "decoder" take the condition; a prior that is conditional takes it anyway.
+        missing: "mask" or "zero": NaN in the data is a missing cell, integrated out, of which the encoder sees an
+            indicator or only a zero (see `pyrovae.likelihoods.Missing`). None: NaN is a mistake.
 
     Where the prior lives on positive numbers, an interval or the simplex and the posterior on real vectors, the
     posterior is carried there by exp, a sigmoid or stick-breaking.
@@ -73,6 +75,7 @@ class VAE(nn.Module):
         decoder: nn.Module | str | None = None,
         condition_dim: int = 0,
         condition_on: Sequence[str] = NETWORKS,
+        missing: str | None = None,
     ) -> None:
         super().__init__()
         self.event_shape = _shape(event_shape)
@@ -82,6 +85,9 @@ class VAE(nn.Module):
         z_shape = (self.latent_dim,)
 
         likelihood, posterior, prior = likelihoods.make(likelihood), posteriors.make(posterior), priors.make(prior)
+        if missing is not None:
+            likelihood = likelihoods.Missing(likelihood, missing)
+        self.missing = likelihood.sees if isinstance(likelihood, likelihoods.Missing) else None
         features = getattr(likelihood, "features", None)
         seen = self.event_shape if features is None else features(torch.zeros(2, *self.event_shape)).shape[1:]
         encoder = self._network("encoder", encoder, seen, z_shape)

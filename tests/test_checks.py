@@ -71,7 +71,8 @@ VALUES = {
     "minus": (-1.0, "expected 0 or 1 (Bernoulli), got -1 at row 4, column 1 (1 of 18 values"),
     "nan": (
         torch.nan,
-        "got nan at row 4, column 1 (1 of 18 values are outside). Fill in or drop missing values first.",
+        "got nan at row 4, column 1 (1 of 18 values are outside). Fill in or drop missing values first, or "
+        "integrate them out: VAE(..., missing='mask').",
     ),
     "inf": (torch.inf, "got inf at row 4, column 1"),
     "-inf": (-torch.inf, "got -inf at row 4, column 1"),
@@ -91,7 +92,7 @@ SUPPORTS = [
     ("continuous_bernoulli", 1.5, "a number from 0 to 1 (ContinuousBernoulli)", "Divide 8-bit pixels by 255"),
     ("continuous_bernoulli", -0.5, "a number from 0 to 1 (ContinuousBernoulli)", "Divide 8-bit pixels by 255"),
     ("gaussian", torch.inf, "a finite number (Gaussian)", ""),
-    ("gaussian", torch.nan, "a finite number (Gaussian)", "Fill in or drop missing values first."),
+    ("gaussian", torch.nan, "a finite number (Gaussian)", "integrate them out: VAE(..., missing='mask')."),
 ]
 
 

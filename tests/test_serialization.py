@@ -261,6 +261,7 @@ def test_describe(tiny):
         "latent_dim": 2,
         "condition_dim": 0,
         "condition_on": ["encoder", "decoder"],
+        "missing": None,
         "prior": {"name": "normal", "learned": False, "floor": 1e-3},
         "likelihood": {"name": "gaussian", "scale": 0.5, "floor": 1e-3},
         "posterior": {"name": "normal", "floor": 1e-4},

@@ -5,6 +5,7 @@ from pyrovae.datasets.binarize import binarize
 from pyrovae.datasets.catalog import DATASETS, Source, load, names
 from pyrovae.datasets.dataset import Dataset
 from pyrovae.datasets.linear_gaussian import LinearGaussian
+from pyrovae.datasets.missing import take_away
 from pyrovae.datasets.schema import Column, Schema
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "linear_gaussian",
     "load",
     "names",
+    "take_away",
 ]

@@ -37,13 +37,12 @@ def assemble(
     - images of bytes (divided by 255) or of numbers from 0 to 1: ``unit_interval``, grey;
     - anything else: ``real``; a real table is standardized where ``standardize`` asks for it.
 
-    With a ``schema`` the arrays are tables that it has encoded: they stay as they are, and NaN is a missing cell.
+    NaN is a missing cell. With a ``schema`` the arrays are tables that it has encoded, and stay as they are.
 
-    Raises ValueError for values that are not finite real numbers, shapes that do not fit together, too few
-    rows, and labels that do not match the rows.
+    Raises ValueError for values that are not finite real numbers, rows without any, shapes that do not fit
+    together, too few rows, and labels that do not match the rows.
     """
-    missing = schema is not None
-    tensors = {part: _numbers(array, _called(name, part, parts), columns, missing) for part, array in parts.items()}
+    tensors = {part: _numbers(array, _called(name, part, parts), columns) for part, array in parts.items()}
     shapes = {tuple(x.shape[1:]) for x in tensors.values()}
     if len(shapes) > 1:
         found = ", ".join(f"{part} {tuple(x.shape)}" for part, x in tensors.items())
@@ -63,7 +62,7 @@ def assemble(
     x = {part: value.float() for part, value in x.items()}
     for part in PARTS:
         called = f"{name} ({part}, as float32)"
-        check_values(x[part], constraints.real, name=called, columns=columns, missing=missing)
+        check_values(x[part], constraints.real, name=called, columns=columns, missing=True)
 
     y: dict[str, Tensor] = {}
     if labels:
@@ -87,7 +86,7 @@ def _called(name: str, part: str, parts: Mapping[str, np.ndarray]) -> str:
     return name if len(parts) == 1 else f"{name} ({part})"
 
 
-def _numbers(array: np.ndarray, name: str, columns: tuple[str, ...] | None, missing: bool) -> Tensor:
+def _numbers(array: np.ndarray, name: str, columns: tuple[str, ...] | None) -> Tensor:
     """``array`` as float64 of shape ``(N, *event_shape)``."""
     if array.dtype.kind not in "biuf":
         raise ValueError(
@@ -99,14 +98,15 @@ def _numbers(array: np.ndarray, name: str, columns: tuple[str, ...] | None, miss
             f"{name}: expected a table (N, D) or images (N, H, W) or (N, C, H, W), got shape {array.shape}.{advice}"
         )
     x = torch.from_numpy(array.astype(np.float64))
-    check_values(x, constraints.real, name=name, columns=columns, missing=missing)
+    check_values(x, constraints.real, name=name, columns=columns, missing=True)
     return x[:, None] if x.ndim == 3 else x
 
 
 def _support(parts: list[Tensor]) -> constraints.Constraint:
-    if all(bool(((x == 0) | (x == 1)).all()) for x in parts):
+    present = [x[~torch.isnan(x)] for x in parts]
+    if all(bool(((x == 0) | (x == 1)).all()) for x in present):
         return constraints.boolean
-    if all(x.ndim == 4 and bool(((x >= 0) & (x <= 1)).all()) for x in parts):
+    if parts[0].ndim == 4 and all(bool(((x >= 0) & (x <= 1)).all()) for x in present):
         return constraints.unit_interval
     return constraints.real
 

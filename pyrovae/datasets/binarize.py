@@ -46,7 +46,8 @@ def binarize(dataset: Dataset, mode: str, seed: int = 0) -> Dataset:
         )
     train, transform = dataset.train, None
     if mode == "threshold":
-        train, validation, test = ((x > 0.5).float() for x in (train, dataset.validation, dataset.test))
+        splits = (train, dataset.validation, dataset.test)
+        train, validation, test = (torch.where(x.isnan(), x, (x > 0.5).float()) for x in splits)
     else:
         validation = draw(dataset.validation, generator(seed, "validation pixels"))
         test = draw(dataset.test, generator(seed, "test pixels"))
@@ -65,9 +66,10 @@ def binarize(dataset: Dataset, mode: str, seed: int = 0) -> Dataset:
 
 
 def draw(grey: Tensor, generator: torch.Generator) -> Tensor:
-    """One Bernoulli draw of each pixel, on the batch's device.
+    """One Bernoulli draw of each pixel, on the batch's device; a missing one (NaN) stays.
 
     It is drawn on the generator's device: a CUDA generator is fast for CUDA batches, a CPU one gives the same
     pixels on every machine.
     """
-    return torch.bernoulli(grey.to(generator.device), generator=generator).to(grey.device)
+    drawn = torch.bernoulli(grey.nan_to_num(0.0).to(generator.device), generator=generator).to(grey.device)
+    return torch.where(grey.isnan(), grey, drawn)

@@ -21,7 +21,7 @@ class Dataset:
 
     Attributes:
         name: the name it was loaded by; of a file, its path.
-        train, validation, test: float32 tensors of shape ``(N, *event_shape)``.
+        train, validation, test: float32 tensors of shape ``(N, *event_shape)``; NaN is a missing cell.
         support: the values that one element can have once ``transform`` has been applied: ``boolean``,
             ``unit_interval`` or ``real``.
         train_labels, validation_labels, test_labels: shape ``(N,)``, integers (classes) or floats (a target).
@@ -30,8 +30,8 @@ class Dataset:
         transform: from a training batch and a generator to the batch that a model sees; None for the batch as
             it is. It is what draws dynamically binarized pixels.
         loc, scale: the standardization that was applied, shape ``event_shape``; None for none.
-        schema: what the columns of a table of different types are; its categories stand as codes, its missing cells as
-            NaN. None for any other data.
+        schema: what the columns of a table of different types are; its categories stand as codes. None for any
+            other data.
 
     >>> x = torch.zeros(8, 2)
     >>> Dataset("zeros", x, x[:1], x[:1], constraints.real)
@@ -57,6 +57,11 @@ class Dataset:
     def event_shape(self) -> torch.Size:
         """The shape of one row."""
         return self.train.shape[1:]
+
+    @property
+    def missing(self) -> bool:
+        """Whether there are missing cells (NaN) in any split."""
+        return any(bool(torch.isnan(x).any()) for x in (self.train, self.validation, self.test))
 
     @property
     def grey(self) -> bool:

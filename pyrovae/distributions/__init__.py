@@ -18,6 +18,7 @@ from pyrovae.distributions.moments import centre, expectation, moments
 from pyrovae.distributions.multinomial import DirichletMultinomial, Multinomial
 from pyrovae.distributions.negative_binomial import NegativeBinomial
 from pyrovae.distributions.normal_mixture import NormalMixture
+from pyrovae.distributions.observed import Observed
 from pyrovae.distributions.optimal_normal import OptimalNormal
 from pyrovae.distributions.ordered_logistic import OrderedLogistic
 from pyrovae.distributions.pathwise import pathwise
@@ -50,6 +51,7 @@ __all__ = [
     "Multinomial",
     "NegativeBinomial",
     "NormalMixture",
+    "Observed",
     "OptimalNormal",
     "OrderedLogistic",
     "Poisson",

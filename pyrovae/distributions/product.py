@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae.distributions.moments import expectation
+from pyrovae.distributions.observed import OrMissing, log_prob_of_observed
 
 
 class Columns(constraints.Constraint):
@@ -32,13 +33,6 @@ class Columns(constraints.Constraint):
 
     def __repr__(self) -> str:
         return "the support of its column"
-
-
-class _Observed(Columns):
-    """`Columns` in which NaN is welcome: a missing cell."""
-
-    def check(self, value: Tensor) -> Tensor:
-        return super().check(value) | torch.isnan(value)
 
 
 class Product(TorchDistribution):
@@ -69,7 +63,8 @@ class Product(TorchDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        return constraints.independent(_Observed([(columns, part.support) for columns, part in self.parts]), 1)
+        columns = Columns([(columns, part.support) for columns, part in self.parts])
+        return constraints.independent(OrMissing(columns), 1)
 
     @property
     def has_rsample(self) -> bool:
@@ -95,12 +90,7 @@ class Product(TorchDistribution):
             self._validate_sample(value)
         total = value.new_zeros(())
         for columns, part in self.parts:
-            cells = value[..., columns]
-            missing = torch.isnan(cells)
-            # A value that the part accepts stands in, because 0 times the gradient of NaN is NaN.
-            inside = 0.0 if part.support.is_discrete else 1.0
-            log_prob = part.log_prob(torch.where(missing, inside, cells))
-            total = total + torch.where(missing, 0.0, log_prob).sum(-1)
+            total = total + log_prob_of_observed(part, value[..., columns]).sum(-1)
         return total
 
     @property

@@ -44,7 +44,7 @@ def impute(
     are drawn from it, ``draws`` of them, for multiple imputation. Mattei & Frellsen (2019), https://arxiv.org/abs/1812.02633.
 
     Args:
-        vae: a model whose likelihood knows missing cells (`pyrovae.likelihoods.Tabular`).
+        vae: a model that knows missing cells: ``VAE(..., missing="mask")``, or `pyrovae.likelihoods.Tabular`.
         x: data ``(N, *event_shape)`` with NaN in the missing cells.
         condition: ``(N, condition_dim)``, for a conditional VAE.
         num_samples: K, the draws of z for each row.
@@ -60,9 +60,7 @@ def impute(
         ValueError: for data that the model does not take, or a likelihood without missing cells.
         FloatingPointError: for a row whose observed cells have no finite density.
 
-    >>> from pyrovae.datasets import Column
-    >>> from pyrovae.likelihoods import Tabular
-    >>> vae = VAE((2,), 1, likelihood=Tabular([Column("a"), Column("b", "count")]))
+    >>> vae = VAE((2,), 1, likelihood="gaussian", missing="mask")
     >>> impute(vae, torch.tensor([[0.5, torch.nan]])).isnan().any()
     tensor(False)
     """
@@ -70,8 +68,8 @@ def impute(
         count(draws, "draws", 1)
     if not getattr(vae.likelihood.piece, "missing", False):
         raise ValueError(
-            f"impute: expected a likelihood that knows missing cells, such as Tabular, got "
-            f"{type(vae.likelihood.piece).__name__}"
+            f"impute: expected a model that knows missing cells, got the likelihood "
+            f"{type(vae.likelihood.piece).__name__}. Build the VAE with missing='mask', or with likelihood='tabular'."
         )
     if reason := no_marginal(vae):
         raise ValueError(f"impute: expected independent rows and a posterior with a density, but {reason}")

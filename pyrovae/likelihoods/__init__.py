@@ -10,6 +10,7 @@ from pyrovae.likelihoods.gamma import Gamma
 from pyrovae.likelihoods.gaussian import Gaussian
 from pyrovae.likelihoods.laplace import Laplace
 from pyrovae.likelihoods.log_normal import LogNormal
+from pyrovae.likelihoods.missing import Missing
 from pyrovae.likelihoods.multinomial import Multinomial
 from pyrovae.likelihoods.negative_binomial import NegativeBinomial
 from pyrovae.likelihoods.ordinal import Ordinal
@@ -34,6 +35,7 @@ __all__ = [
     "Gaussian",
     "Laplace",
     "LogNormal",
+    "Missing",
     "Multinomial",
     "NegativeBinomial",
     "Ordinal",

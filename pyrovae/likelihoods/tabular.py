@@ -17,6 +17,7 @@ from pyrovae.datasets.standardize import standardization
 from pyrovae.distributions import Columns, Product, positive
 from pyrovae.likelihoods.categorical import Categorical
 from pyrovae.likelihoods.location_scale import LocationScale
+from pyrovae.likelihoods.missing import fill
 from pyrovae.likelihoods.negative_binomial import NegativeBinomial
 from pyrovae.likelihoods.ordinal import Ordinal
 from pyrovae.piece import Piece
@@ -98,7 +99,7 @@ class Tabular(Piece):
         return Product(parts)
 
     def initial(self, x: Tensor) -> Tensor:
-        x = self._filled(x)
+        x = fill(x, [column["name"] for column in self.columns])
         numeric = self._numeric()
         self.center[numeric], self.spread[numeric] = standardization(self._numbers(x)[:, numeric])
         scaled = self._scaled(x)
@@ -146,18 +147,6 @@ class Tabular(Piece):
 
     def _scaled(self, x: Tensor) -> Tensor:
         return (self._numbers(x) - self.center) / self.spread
-
-    def _filled(self, x: Tensor) -> Tensor:
-        """x with the missing cells of each column filled by evenly spaced quantiles of the others, which leaves mean,
-        spread and shares as they are."""
-        x = x.clone()
-        for i, column in enumerate(self.columns):
-            missing = torch.isnan(x[:, i])
-            if missing.all():
-                raise ValueError(f"column {column['name']!r}: expected values, got none in any row. Drop it.")
-            observed, count = x[~missing, i].sort().values, int(missing.sum())
-            x[missing, i] = observed[(torch.arange(count, device=x.device) * 2 + 1) * len(observed) // (2 * count or 1)]
-        return x
 
     def _check(self, shape: Sequence[int]) -> None:
         if tuple(shape) != (len(self.columns),) or not self.columns:

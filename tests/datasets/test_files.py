@@ -235,8 +235,7 @@ BAD = [
         "t.csv",
         text("a,b\n1,2\n3,\n5,inf\n"),
         {},
-        "expected a finite number, got nan at row 1, column 'b' (2 of 6 values are outside). "
-        "Fill in or drop missing values first.",
+        "expected a finite number, got inf at row 2, column 'b' (1 of 6 values are outside).",
     ),
     (
         "t.csv",
@@ -246,10 +245,9 @@ BAD = [
     ),
     (
         "t.csv",
-        text("a,b\nTrue,2\n,4\nFalse,6\n"),
+        text("a,b\nTrue,2\n,\nFalse,6\n"),
         {},
-        "expected a finite number, got nan at row 1, column 'a' (1 of 6 values are outside). "
-        "Fill in or drop missing values first.",
+        "expected an observed cell in every row, got row 1 with none (1 of 3 rows). Drop such rows.",
     ),
     (
         "t.csv",
@@ -307,8 +305,7 @@ BAD = [
         "t.parquet",
         parquet(a=[1.0, np.nan, 2.0]),
         {},
-        "expected a finite number, got nan at row 1, column 'a' (1 of 3 values are outside). "
-        "Fill in or drop missing values first.",
+        "expected an observed cell in every row, got row 1 with none (1 of 3 rows). Drop such rows.",
     ),
     # Arrays
     ("x.npy", nothing, {}, "cannot be read as .npy (No data left in file)"),

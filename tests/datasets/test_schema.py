@@ -233,10 +233,7 @@ def test_a_file_with_a_schema(tmp_path, suffix):
     assert again.schema == data.schema and torch.equal(again.test.nan_to_num(-1), data.test.nan_to_num(-1))
 
 
-def test_without_a_schema_text_and_holes_are_still_refused(tmp_path):
-    FRAME[["age", "change"]].to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(ValueError, match="expected a finite number, got nan at row 2, column 'age'"):
-        load(tmp_path / "t.csv")
+def test_without_a_schema_text_is_still_refused(tmp_path):
     FRAME[["job", "change"]].to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(ValueError, match="column 'job' must hold numbers, got 'nurse' at row 0"):
         load(tmp_path / "t.csv")

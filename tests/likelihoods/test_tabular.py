@@ -317,7 +317,7 @@ def exact():
     truth = LinearGaussian.random(5, 2, scale=0.5, seed=3)
     x = truth.sample(12, seed=4)
     holes = torch.rand(x.shape, generator=torch.Generator().manual_seed(5)) < 0.4
-    holes[0], holes[1] = True, False
+    holes[0, :4], holes[0, 4], holes[1] = True, False, False
     vae = VAE(
         (5,),
         2,
@@ -412,7 +412,7 @@ def test_imputation_leaves_the_random_state_and_says_what_it_cannot_do(exact, ti
         impute(vae, x, seed=1),
     ) and torch.equal(torch.get_rng_state(), state)
     with pytest.raises(
-        ValueError, match="expected a likelihood that knows missing cells, such as Tabular, got Gaussian"
+        ValueError, match="a model that knows missing cells, got the likelihood Gaussian. Build the VAE with missing="
     ):
         impute(tiny(), torch.zeros(2, 3))
     with pytest.raises(ValueError, match="draws: expected a whole number of at least 1, got 0"):
