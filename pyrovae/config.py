@@ -66,6 +66,10 @@ class Architecture:
 
     latent_dim: int = 16
     """Length of z."""
+    layers: int = 1
+    """Layers of latents; each is half as long as the one below it."""
+    inference: str = "bottom_up"
+    """Of several layers: bottom_up, each drawn from the one below it, or top_down."""
     prior: str = "normal"
     """Prior p(z): see `pyrovae list`."""
     likelihood: str = "auto"
@@ -83,7 +87,7 @@ class Architecture:
     """What the encoder sees of missing cells, where there are such: "mask", an indicator of each, or "zero"."""
 
     def __post_init__(self) -> None:
-        _whole(self, 1, "latent_dim")
+        _whole(self, 1, "latent_dim", "layers")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ _FAMILIES = {
     "encoder": networks.ENCODERS,
     "decoder": networks.DECODERS,
 }
+_SIZES = ("event_shape", "latent_dim", "condition_dim", "condition_on", "missing", "inference")
 
 
 def describe(vae: VAE) -> dict[str, Any]:
@@ -43,14 +45,10 @@ def describe(vae: VAE) -> dict[str, Any]:
     described = {
         kind: registry.config(part, _FAMILIES[kind]) or {"custom": _class(part)} for kind, part in parts.items()
     }
-    sizes = {
-        "event_shape": list(vae.event_shape),
-        "latent_dim": vae.latent_dim,
-        "condition_dim": vae.condition_dim,
-        "condition_on": list(vae.condition_on),
-        "missing": vae.missing,
-    }
-    return {**sizes, **described}
+    if vae.prior.has("deep"):
+        described["prior"] = {"vae": describe(vae.prior.vae)}
+    sizes = {size: getattr(vae, size) for size in _SIZES}
+    return {**{size: list(value) if isinstance(value, tuple) else value for size, value in sizes.items()}, **described}
 
 
 def save(vae: VAE, path: str | os.PathLike[str]) -> Path:
@@ -94,31 +92,40 @@ def load(
     try:
         with safe_open(str(file), "pt") as opened:
             header = json.loads((opened.metadata() or {})["pyrovae"])
-        sizes = {key: header[key] for key in ("event_shape", "latent_dim", "condition_dim", "condition_on")}
-        sizes["missing"] = header.get("missing")
-        described = {kind: header[kind] for kind in _FAMILIES}
+        for key in (*_SIZES, *_FAMILIES):
+            header[key]
         dtype, training = getattr(torch, header["dtype"]), bool(header["training"])
     except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError, OSError) as error:
         raise ValueError(
             f"{file}: expected a model that pyrovae.save wrote, got an unreadable file ({error})"
         ) from error
     given = dict(prior=prior, likelihood=likelihood, posterior=posterior, encoder=encoder, decoder=decoder)
-    for kind, part in described.items():
-        if "custom" in part and given[kind] is None:
-            raise ValueError(f"{file}: its {kind} is a {part['custom']}, not pyrovae's: pass load(..., {kind}=...)")
     with torch.random.fork_rng(), warnings.catch_warnings():
         # Whoever made the parts was warned of them.
         warnings.simplefilter("ignore", UserWarning)
-        parts = {
-            kind: registry.make(part, _FAMILIES[kind], kind) if given[kind] is None else given[kind]
-            for kind, part in described.items()
-        }
-        vae = VAE(**sizes, **parts).to(dtype)
+        vae = _built(header, given, file).to(dtype)
     try:
         load_model(vae, str(file))
     except RuntimeError as error:
         raise ValueError(f"{file}: its tensors do not fit the model ({error})") from error
     return vae.to(device).train(training)
+
+
+def _built(described: Mapping[str, Any], given: Mapping[str, Any], file: Path) -> VAE:
+    """The VAE that `describe` described, with those parts that are given."""
+    parts = {kind: described[kind] if given.get(kind) is None else given[kind] for kind in _FAMILIES}
+    if isinstance(parts["prior"], Mapping) and "vae" in parts["prior"]:
+        parts["prior"] = _built(parts["prior"]["vae"], {}, file)
+    for kind, part in parts.items():
+        if isinstance(part, Mapping) and "custom" in part:
+            # Of a layer above it, the user has the whole VAE to give.
+            needed = kind if given else "prior"
+            raise ValueError(f"{file}: its {kind} is a {part['custom']}, not pyrovae's: pass load(..., {needed}=...)")
+    made = {
+        kind: registry.make(part, _FAMILIES[kind], kind) if isinstance(part, Mapping) else part
+        for kind, part in parts.items()
+    }
+    return VAE(**{size: described[size] for size in _SIZES}, **made)
 
 
 def _class(part: object) -> str:

@@ -11,7 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from pyrovae import likelihoods, networks, posteriors, priors, registry
+from pyrovae import hierarchy, likelihoods, networks, posteriors, priors, registry
 from pyrovae.checks import as_rows, check_values, choose_all, count
 from pyrovae.conditional import Conditional
 from pyrovae.distributions import base, centre, expectation, same_support
@@ -36,18 +36,25 @@ class VAE(nn.Module):
 
     Args:
         event_shape: the shape of one row of data, such as ``(1, 28, 28)`` or ``(13,)``.
-        latent_dim: D, the length of z.
-        prior: a name, an object from `pyrovae.priors`, any Pyro Distribution over ``(D,)``, or your own module.
+        latent_dim: D, the length of z; or those of several layers, of which the first is next to x. Their sites are
+            ``z1``, ``z2``, ...
+        prior: a name, an object from `pyrovae.priors`, any Pyro Distribution over ``(D,)``, or your own module; of
+            several layers, that of the last. Or a VAE of event shape ``(D,)``, which is the layers above.
         likelihood: a name such as ``"gaussian(scale=network)"``, an object from `pyrovae.likelihoods`, or your own.
         posterior: a name, an object from `pyrovae.posteriors`, or your own.
         encoder: any module from rows, as ``likelihood.features`` shows them (most as they are, ``(B, *event_shape)``;
             counts as log(1 + x), classes as indicators), to features; or a name such as ``"conv"``; None is an MLP.
-        decoder: any module from ``(B, D)`` to features, or a name; None is an MLP.
+        decoder: any module from ``(B, D)`` to features, or a name; None is an MLP. Of several layers, encoder,
+            decoder and posterior may be lists, the first of each between x and ``z1``; a single network is that one,
+            and the others are MLPs.
         condition_dim: above 0, a conditional VAE: its networks are called with a second argument
             ``(B, condition_dim)``.
         condition_on: which of "encoder" and "decoder" take the condition; a prior that is conditional takes it anyway.
         missing: "mask" or "zero": NaN in the data is a missing cell, integrated out, of which the encoder sees an
             indicator or only a zero (see `pyrovae.likelihoods.Missing`). None: NaN is a mistake.
+        inference: of several layers, "bottom_up", each drawn from the one below it, :math:`q(z_{l+1} \mid z_l)`; or
+            "top_down", each drawn with what the layers above say of it (Sønderby et al. 2016,
+            https://arxiv.org/abs/1602.02282).
 
     Where the prior lives on positive numbers, an interval or the simplex and the posterior on real vectors, the
     posterior is carried there by exp, a sigmoid or stick-breaking.
@@ -66,25 +73,39 @@ class VAE(nn.Module):
     def __init__(
         self,
         event_shape: Sequence[int],
-        latent_dim: int,
+        latent_dim: int | Sequence[int],
         *,
-        prior: str | Piece | Distribution = "normal",
+        prior: str | Piece | Distribution | VAE = "normal",
         likelihood: str | Piece = "bernoulli",
-        posterior: str | Piece = "normal",
-        encoder: nn.Module | str | None = None,
-        decoder: nn.Module | str | None = None,
+        posterior: str | Piece | Sequence[str | Piece] = "normal",
+        encoder: nn.Module | str | Sequence[nn.Module | str | None] | None = None,
+        decoder: nn.Module | str | Sequence[nn.Module | str | None] | None = None,
         condition_dim: int = 0,
         condition_on: Sequence[str] = NETWORKS,
         missing: str | None = None,
+        inference: str = "bottom_up",
     ) -> None:
         super().__init__()
+        self.inference = registry.choose(inference, hierarchy.DIRECTIONS, "inference")
+        if isinstance(latent_dim, Sequence):
+            latent_dim, *above = latent_dim or [0]
+            parts = {"encoder": encoder, "decoder": decoder, "posterior": posterior}
+            first, *layers = hierarchy.layered([latent_dim, *above], parts)
+            encoder, decoder, posterior = (first[name] for name in parts)
+            if above:
+                each = {name: [layer[name] for layer in layers] for name in parts}
+                prior = VAE(
+                    (latent_dim,), above, prior=prior, likelihood="gaussian(scale=network)", **each,
+                    condition_dim=condition_dim, condition_on=condition_on, inference=inference,
+                )  # fmt: skip
         self.event_shape = _shape(event_shape)
         self.latent_dim = count(latent_dim, "latent_dim", 1)
         self.condition_dim = count(condition_dim, "condition_dim", 0)
         self.condition_on = choose_all(condition_on, NETWORKS, "condition_on")
         z_shape = (self.latent_dim,)
 
-        likelihood, posterior, prior = likelihoods.make(likelihood), posteriors.make(posterior), priors.make(prior)
+        likelihood, posterior = likelihoods.make(likelihood), posteriors.make(posterior)
+        prior = self._deep(prior) if isinstance(prior, VAE) else priors.make(prior)
         if missing is not None:
             likelihood = likelihoods.Missing(likelihood, missing)
         self.missing = likelihood.sees if isinstance(likelihood, likelihoods.Missing) else None
@@ -92,7 +113,10 @@ class VAE(nn.Module):
         seen = self.event_shape if features is None else features(torch.zeros(2, *self.event_shape)).shape[1:]
         encoder = self._network("encoder", encoder, seen, z_shape)
         decoder = self._network("decoder", decoder, z_shape, self.event_shape)
-        self.prior = self._conditional("prior", prior, self._prior_network(prior), (condition_dim,), z_shape)
+        if isinstance(prior, hierarchy.Deep):
+            self.prior = prior
+        else:
+            self.prior = self._conditional("prior", prior, self._prior_network(prior), (condition_dim,), z_shape)
         # A prior that is bound to the posterior lives where that does.
         target = None if hasattr(prior, "bind") else self.prior.example(condition_dim).support
         self.likelihood = self._conditional("decoder", likelihood, decoder, z_shape, self.event_shape)
@@ -113,6 +137,19 @@ class VAE(nn.Module):
         _check_one_kind(self)
         ours, theirs = (part.example(condition_dim).support for part in (self.prior, self.posterior))
         self._check_same_support(ours, theirs)
+
+    def _deep(self, above: VAE) -> hierarchy.Deep:
+        """The prior that the layers above are."""
+        if above.event_shape != (self.latent_dim,):
+            raise ValueError(
+                f"prior: expected a VAE whose data are z, event_shape ({self.latent_dim},), got "
+                f"{tuple(above.event_shape)}"
+            )
+        if above.condition_dim not in (0, self.condition_dim):
+            raise ValueError(
+                f"prior: expected a VAE of condition_dim 0 or {self.condition_dim}, got {above.condition_dim}"
+            )
+        return hierarchy.Deep(above)
 
     def _check_same_support(self, ours: constraints.Constraint, theirs: constraints.Constraint) -> None:
         if not same_support(ours, theirs):
@@ -171,25 +208,34 @@ class VAE(nn.Module):
         register(self)
         x, condition, plate = self._rows(x, condition, size)
         with plate:
-            z = pyro.sample("z", self.prior(condition, condition))
+            z = hierarchy.draw_prior(self, condition, self.sites)
             return pyro.sample("x", self.likelihood(z, condition), obs=x)
 
     def guide(self, x: Tensor | None = None, condition: Tensor | None = None, *, size: int | None = None) -> Tensor:
         """The amortised posterior ``z ~ q(z | x)``, or the prior where there is no x; returns z ``(B, D)``.
 
-        Takes the same arguments as `model`. For an estimator that sums a discrete z out, mark it as Pyro has it:
+        Takes the same arguments as `model`; of several layers, returns the z next to x. For an estimator that sums a
+        discrete z out, mark it as Pyro has it:
         ``SVI(vae.model, config_enumerate(vae.guide), optim, TraceEnum_ELBO())``.
         """
         register(self)
         x, condition, plate = self._rows(x, condition, size)
         with plate:
-            q = self.prior(condition, condition) if x is None else self.posterior(x, condition)
-            return pyro.sample("z", q)
+            if x is None:
+                return hierarchy.draw_prior(self, condition, self.sites)
+            return hierarchy.draw_posterior(self, x, condition, self.sites)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The latent sites, from x upwards: ``z``, or of several layers ``z1``, ``z2``, ..."""
+        depth = 1 + sum(1 for _ in hierarchy.above(self))
+        return ("z",) if depth == 1 else tuple(f"z{layer + 1}" for layer in range(depth))
 
     # Without inference
 
     def encode(self, x: Tensor, condition: Tensor | None = None) -> TorchDistribution:
-        """The posterior q(z | x): batch shape ``(B,)``, event shape ``(D,)``."""
+        """The posterior q(z | x): batch shape ``(B,)``, event shape ``(D,)``; of several layers, what x says of the one
+        next to it."""
         x, condition, _ = self._rows(x, condition, None)
         return self.posterior(x, condition)
 
@@ -207,8 +253,14 @@ class VAE(nn.Module):
         n = count(n, "n", 1)
         condition = self.check_condition(condition, n)
         with evaluating(self):
-            z = self.prior(condition, condition).expand((n,)).sample()
-            return self._value(self.likelihood(z, condition), mean)
+            return self._value(self.likelihood(self.sample_latent(n, condition), condition), mean)
+
+    def sample_latent(self, n: int, condition: Tensor | None = None) -> Tensor:
+        """n draws of z from the prior, ``(n, D)``; of several layers, of the one next to x."""
+        n = count(n, "n", 1)
+        condition = self.check_condition(condition, n)
+        with evaluating(self):
+            return hierarchy.sample(self, n, condition)
 
     def reconstruct(self, x: Tensor, condition: Tensor | None = None, *, mean: bool = True) -> Tensor:
         """x through the code, ``(B, *event_shape)``: E[x | z] (of classes, the likeliest) at the centre of q(z | x), or
@@ -248,7 +300,7 @@ class VAE(nn.Module):
         x = self.check(x)
         condition = self.check_condition(condition, len(x))
         self.likelihood.initialize(x, condition)
-        self.prior.initialize(x, condition)
+        hierarchy.initialize_top(self, x, condition)
 
     def check(self, x: Any, columns: Sequence[str] | None = None) -> Tensor:  # noqa: ANN401 - whatever a user has
         """x as a tensor ``(N, *event_shape)`` of the model's dtype and device, each value inside the support.

@@ -142,6 +142,15 @@ def test_fit_a_table_of_mixed_types_with_holes(here, capsys):
     )
 
 
+@pytest.mark.parametrize("inference", ["bottom_up", "top_down"])
+def test_fit_two_layers(here, inference, capsys):
+    cli.main(["fit", "iris", *QUICK, "--layers", "2", "--inference", inference, "--out", "there", "--no-progress"])
+    assert "in z1" in capsys.readouterr().out
+    _, vae, _ = pipeline.reload("there")
+    assert vae.sites == ("z1", "z2") and vae.inference == inference and vae.prior.vae.latent_dim == vae.latent_dim // 2
+    assert "active_units_z2" in json.loads((here / "there" / "metrics.json").read_text())
+
+
 @pytest.mark.parametrize("sees", ["mask", "zero"])
 def test_fit_data_with_holes(here, sees):
     options = ["--sees", sees, "--elbo", "iwae", "--num-particles", "3", "--no-progress", *QUICK]

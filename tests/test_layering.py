@@ -26,6 +26,7 @@ LAYERS = [
     "posteriors",
     "priors",
     "conditional",
+    "hierarchy",
     "vae",
     "elbos",
     "serialization",

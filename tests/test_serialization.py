@@ -262,6 +262,7 @@ def test_describe(tiny):
         "condition_dim": 0,
         "condition_on": ["encoder", "decoder"],
         "missing": None,
+        "inference": "bottom_up",
         "prior": {"name": "normal", "learned": False, "floor": 1e-3},
         "likelihood": {"name": "gaussian", "scale": 0.5, "floor": 1e-3},
         "posterior": {"name": "normal", "floor": 1e-4},

@@ -80,6 +80,8 @@ def ais(
         count(value, name, 1)
     if reason := no_marginal(vae):
         raise ValueError(f"ais: expected independent rows and a posterior with a density, but {reason}")
+    if vae.prior.has("deep"):
+        raise ValueError(f"ais: expected one layer of latents, got {', '.join(vae.sites)}. Use pyrovae.log_marginal.")
     x, condition = checked(vae, x, condition, num_chains, chunk)
     parts = []
     with (

@@ -14,7 +14,7 @@ from pyro.infer import ELBO, TraceEnum_ELBO, config_enumerate
 from torch import Tensor
 from tqdm import tqdm
 
-from pyrovae import elbos
+from pyrovae import elbos, hierarchy
 from pyrovae.checks import trusted
 from pyrovae.elbos import IWAE, Bound
 from pyrovae.evaluation.ais import ais
@@ -232,7 +232,8 @@ class _Run:
         self.programs = vae.model, guide
         self.losses: list[float] = []
         self.seconds: list[float] = []
-        encoder = {id(p) for p in vae.posterior.parameters()}
+        layers = [vae, *hierarchy.above(vae)]
+        encoder = {id(p) for layer in layers for p in layer.posterior.parameters()}
         everything = [p for p in vae.parameters() if p.requires_grad]
         self.parameters = {
             "encoder": [p for p in everything if id(p) in encoder],

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrovae.evaluation.importance import CHUNK, checked, importance_terms, no_marginal
 from pyrovae.evaluation.log_marginal import log_mean_weight
 from pyrovae.evaluation.psis import k_hat
-from pyrovae.evaluation.units import ACTIVE, posterior_moments
+from pyrovae.evaluation.units import ACTIVE, unit_variances
 from pyrovae.vae import VAE
 
 if TYPE_CHECKING:
@@ -29,9 +29,11 @@ class Evaluation:
     Attributes:
         rows: one row of data a row: elbo, reconstruction, kl, log_marginal, log_marginal_standard_error (Monte Carlo),
             k_hat; in nats.
-        units: one latent unit a row: variance (over rows, of the posterior mean) and active.
+        units: one latent unit a row: site (of several layers z1, z2, ...), variance (over rows, of the posterior mean)
+            and active.
         num_samples: draws for each row.
-        discrete_size: the number of elements of a row where they are discrete, for bits/dim; None where they are not.
+        discrete_size: the number of elements of a row where they are discrete, for bits/dim (of cells that are there,
+            on average); None where they are not.
         undefined: why there is no log p(x) of single rows, which is nan then, as k_hat is; a posterior that is a point
             has no elbo and no kl either.
     """
@@ -39,7 +41,7 @@ class Evaluation:
     rows: pd.DataFrame
     units: pd.DataFrame
     num_samples: int
-    discrete_size: int | None = None
+    discrete_size: float | None = None
     undefined: str | None = None
 
     def summary(self) -> dict[str, float | int]:
@@ -56,6 +58,9 @@ class Evaluation:
         if self.discrete_size:
             summary["bits_per_dim"] = -summary["log_marginal"] / (self.discrete_size * math.log(2))
         summary["active_units"] = int(self.units["active"].sum())
+        layers = self.units.groupby("site")["active"].sum()
+        if len(layers) > 1:
+            summary |= {f"active_units_{site}": int(active) for site, active in layers.items()}
         summary["latent_dim"] = len(self.units)
         summary["share_k_hat_above_0.7"] = float((self.rows["k_hat"] > TRUSTED_K).mean())
         return summary
@@ -72,7 +77,7 @@ class Evaluation:
                 f"+- {s['log_marginal_monte_carlo_error']:.3f} Monte Carlo, +- {s['log_marginal_standard_error']:.2f} "
                 f"over rows; {self.num_samples} importance samples",
             ),
-            ("active units", f"{s['active_units']}", f"of {s['latent_dim']}"),
+            ("active units", f"{s['active_units']}", f"of {s['latent_dim']}{self._layers()}"),
             ("k-hat > 0.7", f"{100 * s['share_k_hat_above_0.7']:.1f} %", f"of {s['rows']} rows"),
         ]
         if "bits_per_dim" in s:
@@ -80,6 +85,13 @@ class Evaluation:
         if self.undefined:
             lines.append(("not defined", "nan", f"where {self.undefined}"))
         return "\n".join(f"{name:<18}{value:>10}  {note}".rstrip() for name, value, note in lines)
+
+    def _layers(self) -> str:
+        """How many of each layer's units are active, where there are several."""
+        layers = self.units.groupby("site")["active"].agg(["sum", "size"])
+        if len(layers) == 1:
+            return ""
+        return ": " + ", ".join(f"{active} of {total} in {site}" for site, active, total in layers.itertuples())
 
 
 def evaluate(
@@ -140,8 +152,13 @@ def evaluate(
         columns |= {name: [torch.full((len(x),), math.nan)] for name in undefined}
     rows = pd.DataFrame({name: torch.cat(parts).numpy() for name, parts in columns.items()})
     rows.index.name = "row"
-    variance = posterior_moments(vae, x, condition)[0].var(0, correction=0).numpy()
-    units = pd.DataFrame({"variance": variance, "active": variance > ACTIVE})
+    variances = unit_variances(vae, x, condition)
+    units = pd.concat(
+        [pd.DataFrame({"site": site, "variance": values.numpy()}) for site, values in variances.items()],
+        ignore_index=True,
+    )
+    units["active"] = units["variance"] > ACTIVE
     units.index.name = "unit"
     discrete = getattr(vae.likelihood.piece.support, "is_discrete", False)
-    return Evaluation(rows, units, num_samples, vae.event_shape.numel() if discrete else None, reason)
+    cells = float((~torch.isnan(x)).sum()) / len(x)
+    return Evaluation(rows, units, num_samples, cells if discrete else None, reason)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pyro
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyrovae.checks import trusted
@@ -13,6 +15,8 @@ from pyrovae.vae import VAE
 
 ACTIVE = 0.01
 """A unit is active where the variance over rows of its posterior mean is above this (Burda et al. 2015)."""
+DRAWS = 100
+"""Draws of the layers that the mean of another one is averaged over."""
 
 
 def posterior_moments(vae: VAE, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -22,3 +26,28 @@ def posterior_moments(vae: VAE, x: Tensor, condition: Tensor | None = None) -> t
         parts = [moments(vae.encode(part, c)) for _, part, c in ordered(x, condition, 1000)]
         mean, deviation = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
         return mean, deviation
+
+
+def unit_variances(vae: VAE, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]:
+    r"""Of each latent site and unit, :math:`\operatorname{Var}_x(\mathrm{E}_q[z_d])` over checked rows.
+
+    Of several layers, where one is drawn given another, the mean of its own mean is taken over draws of the other, and
+    what that leaves of their noise is taken off the variance.
+    """
+    if not vae.prior.has("deep"):
+        (site,) = vae.sites
+        return {site: posterior_moments(vae, x, condition)[0].var(0, correction=0)}
+    means: dict[str, list[Tensor]] = {}
+    noise: dict[str, list[Tensor]] = {}
+    with isolated(0), evaluating(vae), trusted():
+        for _, part, c in ordered(x, condition, 100):
+            with pyro.plate("particles", DRAWS, dim=-2):
+                trace = poutine.trace(vae.guide).get_trace(part, c)
+            for site in vae.sites:
+                mean = moments(trace.nodes[site]["fn"])[0].expand(DRAWS, len(part), -1)
+                means.setdefault(site, []).append(mean.mean(0).cpu())
+                noise.setdefault(site, []).append(mean.var(0).cpu() / DRAWS)
+    return {
+        site: (torch.cat(means[site]).var(0, correction=0) - torch.cat(noise[site]).mean(0)).clamp_min(0.0)
+        for site in vae.sites
+    }

@@ -71,7 +71,8 @@ def _is_of_reals(likelihood: str) -> bool:
 def build(settings: Run, data: Dataset) -> VAE:
     """The VAE of the settings, initialised from the seed, for checked data."""
     parts = dataclasses.asdict(settings.architecture)
-    sees = parts.pop("sees")
+    sees, layers = parts.pop("sees"), parts.pop("layers")
+    parts["latent_dim"] = [max(1, parts["latent_dim"] >> layer) for layer in range(layers)]
     # Tables of different types know missing cells themselves.
     parts["missing"] = sees if data.missing and data.schema is None else None
     if parts["likelihood"] == "auto":

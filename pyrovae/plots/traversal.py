@@ -98,7 +98,7 @@ def _lines(vae: VAE, units: list[int], steps: Tensor) -> Tensor:
 def _draws(vae: VAE, units: list[int], quantiles: Tensor, condition: Tensor | None, seed: int) -> Tensor:
     """z ``(units, quantiles, D)``: draws from the prior in the order of each unit, at its quantiles."""
     with isolated(seed), evaluating(vae):
-        draws = vae.prior(condition, condition).sample((1000,)).reshape(-1, vae.latent_dim)
+        draws = vae.sample_latent(1000, condition)
     places = (quantiles * (len(draws) - 1)).round().long()
     return torch.stack([draws[draws[:, latent].argsort()[places]] for latent in units])
 
@@ -112,7 +112,7 @@ def _most_active(shown: int, total: int) -> str:
 def _plane_of_images(vae: VAE, condition: Tensor | None, seed: int) -> Figure:
     """E[x | z] on a grid of quantiles of the prior, for two units."""
     with isolated(seed), evaluating(vae):
-        draws = vae.prior(condition, condition).sample((20_000,)).reshape(-1, 2).cpu()
+        draws = vae.sample_latent(20_000, condition).cpu()
     where = "" if condition is None else ",\nunder the condition of row 0"
     count = 15 if max(vae.event_shape) <= 64 else 8
     quantiles = draws.float().quantile(torch.linspace(0.025, 0.975, count), dim=0)

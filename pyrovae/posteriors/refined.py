@@ -84,6 +84,8 @@ class Refined(Piece):
                 f"refined: expected a prior whose rows are independent, got {type(vae.prior.piece).__name__}. "
                 "Choose posterior='normal'."
             )
+        if vae.prior.has("deep"):
+            raise ValueError("refined: expected one layer of latents, got several. Choose posterior='normal'.")
         # In a tuple, so that the VAE does not become a part of its own posterior.
         self._vae = (vae,)
         try:
