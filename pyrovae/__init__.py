@@ -8,6 +8,7 @@ from importlib.metadata import version as _version
 
 from pyrovae import datasets, elbos, likelihoods, networks, posteriors, priors
 from pyrovae.evaluation import (
+    Completeness,
     ElboComparison,
     Evaluation,
     LogMarginal,
@@ -15,6 +16,8 @@ from pyrovae.evaluation import (
     ais,
     compare_elbos,
     compare_training,
+    completeness,
+    continuity,
     evaluate,
     impute,
     k_hat,
@@ -23,13 +26,14 @@ from pyrovae.evaluation import (
 from pyrovae.inference_data import to_inference_data
 from pyrovae.piece import Piece
 from pyrovae.serialization import load, save
-from pyrovae.training import fit
+from pyrovae.training import ex_post, fit
 from pyrovae.vae import VAE
 
 __version__ = _version("pyrovae")
 
 __all__ = [
     "VAE",
+    "Completeness",
     "ElboComparison",
     "Evaluation",
     "LogMarginal",
@@ -38,9 +42,12 @@ __all__ = [
     "ais",
     "compare_elbos",
     "compare_training",
+    "completeness",
+    "continuity",
     "datasets",
     "elbos",
     "evaluate",
+    "ex_post",
     "fit",
     "impute",
     "k_hat",

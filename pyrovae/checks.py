@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 
 _trusted: ContextVar[bool] = ContextVar("pyrovae_trusted", default=False)
@@ -162,6 +162,27 @@ def check_labels(
             f"got {len(names)} names"
         )
     return labels, np.asarray([str(name) for name in names])[labels.astype(int)]
+
+
+def check_one_kind(module: nn.Module) -> None:
+    """Raise a ValueError unless all parameters of a module have one dtype and one device."""
+    kinds = {(str(p.dtype), str(p.device)) for p in module.parameters() if p.is_floating_point()}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"expected networks and pieces of one dtype and device, got {', '.join(map(' on '.join, sorted(kinds)))}. "
+            "Build the VAE from float32 parts on the CPU, then call vae.double() or vae.to(device)."
+        )
+
+
+def shape(value: Sequence[int]) -> torch.Size:
+    """``value`` as a shape, if it is one or more sizes of at least 1; otherwise a ValueError."""
+    try:
+        sizes = torch.Size(value)
+    except TypeError:
+        sizes = torch.Size()
+    if not sizes or any(size < 1 for size in sizes):
+        raise ValueError(f"event_shape: expected one or more sizes of at least 1, such as (1, 28, 28), got {value!r}")
+    return sizes
 
 
 def _inside(event_shape: Sequence[int]) -> str:

@@ -11,7 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from pyrovae.distributions import bijection, map_tensors, same_support
+from pyrovae.distributions import base, bijection, map_tensors, same_support
 from pyrovae.modes import evaluating
 from pyrovae.piece import Piece
 
@@ -112,6 +112,10 @@ class Conditional(nn.Module):
     def params(self, inputs: Tensor, condition: Tensor | None = None) -> Tensor:
         """The piece's numbers, ``(..., n)``, from the network and its head."""
         lead = inputs.shape[: inputs.ndim - len(self.in_shape)]
+        if self.condition_dim and condition is not None:
+            # A condition that is a site of its own may have more draws than the inputs.
+            lead = torch.broadcast_shapes(lead, condition.shape[:-1])
+            inputs = inputs.expand(*lead, *self.in_shape)
         folded = [self._seen(inputs.reshape(-1, *self.in_shape))]
         if self.condition_dim and condition is not None:
             folded.append(condition.expand(*lead, -1).reshape(-1, self.condition_dim))
@@ -164,3 +168,15 @@ class Conditional(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         self.carry = map_tensors(fn, self.carry)
         return super()._apply(fn, recurse)
+
+
+def check_same_support(
+    prior: Conditional, ours: constraints.Constraint, posterior: Conditional, theirs: constraints.Constraint
+) -> None:
+    """Raise a ValueError unless a prior and a posterior live on one support."""
+    if not same_support(ours, theirs):
+        raise ValueError(
+            f"the prior ({type(prior.piece).__name__}) lives on {base(ours)} and the posterior "
+            f"({type(posterior.piece).__name__}) on {base(theirs)}: expected one support. Choose a posterior with the "
+            "prior's support; one over real vectors is carried to positive numbers, intervals and the simplex."
+        )

@@ -83,6 +83,8 @@ class Architecture:
     """Network of the likelihood: see `pyrovae list`."""
     condition_on: tuple[str, ...] = ("encoder", "decoder")
     """Networks that see the condition, where there is one; a prior that is conditional sees it anyway."""
+    label_weight: float = 50.0
+    """With --labels: weight of the classifier's own log-likelihood of the labels."""
     sees: str = "mask"
     """What the encoder sees of missing cells, where there are such: "mask", an indicator of each, or "zero"."""
 
@@ -107,8 +109,17 @@ class Data:
     """Column of a .csv or .parquet file that holds labels, not data."""
     missing: float = 0.0
     """Share of the cells to take away at random; those that a file has missing are so anyway."""
+    labels: int | None = None
+    """Semi-supervised: train with the labels of so many random training rows, as many of each class. Classes are summed
+    out of the plain ELBO."""
     condition: str | None = None
     """What the VAE is conditioned on: "labels" (classes as indicators, numbers as they are) or nothing."""
+
+    def __post_init__(self) -> None:
+        if self.labels is not None:
+            _whole(self, 1, "labels")
+            if self.condition is not None:
+                raise ValueError(f"labels: expected no --condition beside --labels, got {self.condition!r}")
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,23 @@ class Deep(nn.Module):
         return self.vae.likelihood.example(condition_dim)
 
 
+def deep(above: Any, below: Any) -> Deep:  # noqa: ANN401
+    """The prior that the VAE ``above`` is of the VAE ``below``.
+
+    Raises:
+        ValueError: where they do not fit.
+    """
+    if above.event_shape != (below.latent_dim,):
+        raise ValueError(
+            f"prior: expected a VAE whose data are z, event_shape ({below.latent_dim},), got {tuple(above.event_shape)}"
+        )
+    if above.condition_dim not in (0, below.condition_dim):
+        raise ValueError(
+            f"prior: expected a VAE of condition_dim 0 or {below.condition_dim}, got {above.condition_dim}"
+        )
+    return Deep(above)
+
+
 def layered(dims: Sequence[int], parts: dict[str, Any]) -> list[dict[str, Any]]:
     """The networks and the posterior of each layer, from the lowest: one of each given for all, or for each its own.
 

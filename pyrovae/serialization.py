@@ -26,8 +26,11 @@ _FAMILIES = {
     "posterior": posteriors.FAMILY,
     "encoder": networks.ENCODERS,
     "decoder": networks.DECODERS,
+    "classifier": networks.ENCODERS,
 }
-_SIZES = ("event_shape", "latent_dim", "condition_dim", "condition_on", "missing", "inference")
+_SIZES = (
+    "event_shape", "latent_dim", "condition_dim", "condition_on", "missing", "inference", "label", "label_weight",
+)  # fmt: skip
 
 
 def describe(vae: VAE) -> dict[str, Any]:
@@ -41,9 +44,11 @@ def describe(vae: VAE) -> dict[str, Any]:
         "posterior": vae.posterior.piece,
         "encoder": vae.posterior.network,
         "decoder": vae.likelihood.network,
+        "classifier": None if vae.y is None else vae.y.posterior.network,
     }
     described = {
-        kind: registry.config(part, _FAMILIES[kind]) or {"custom": _class(part)} for kind, part in parts.items()
+        kind: None if part is None else registry.config(part, _FAMILIES[kind]) or {"custom": _class(part)}
+        for kind, part in parts.items()
     }
     if vae.prior.has("deep"):
         described["prior"] = {"vae": describe(vae.prior.vae)}
@@ -74,13 +79,15 @@ def load(
     posterior: Piece | None = None,
     encoder: nn.Module | None = None,
     decoder: nn.Module | None = None,
+    classifier: nn.Module | None = None,
 ) -> VAE:
     """Read a VAE from a file or folder that `save` wrote, on any device; its numbers are those of the saved one.
 
     Args:
         path: the file, or the folder (such as a run's) that holds ``model.safetensors``.
         device: where to put it.
-        prior, likelihood, posterior, encoder, decoder: parts of your own, made as they were before training.
+        prior, likelihood, posterior, encoder, decoder, classifier: parts of your own, made as they were before
+            training.
 
     Raises:
         FileNotFoundError: where there is no such file.
@@ -99,7 +106,9 @@ def load(
         raise ValueError(
             f"{file}: expected a model that pyrovae.save wrote, got an unreadable file ({error})"
         ) from error
-    given = dict(prior=prior, likelihood=likelihood, posterior=posterior, encoder=encoder, decoder=decoder)
+    given = dict(
+        prior=prior, likelihood=likelihood, posterior=posterior, encoder=encoder, decoder=decoder, classifier=classifier
+    )
     with torch.random.fork_rng(), warnings.catch_warnings():
         # Whoever made the parts was warned of them.
         warnings.simplefilter("ignore", UserWarning)

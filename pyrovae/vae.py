@@ -9,12 +9,13 @@ import pyro
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
 from pyrovae import hierarchy, likelihoods, networks, posteriors, priors, registry
-from pyrovae.checks import as_rows, check_values, choose_all, count
-from pyrovae.conditional import Conditional
-from pyrovae.distributions import base, centre, expectation, same_support
+from pyrovae import label as labels
+from pyrovae.checks import as_rows, check_one_kind, check_values, choose_all, count, shape
+from pyrovae.conditional import Conditional, check_same_support
+from pyrovae.distributions import centre, expectation
 from pyrovae.modes import evaluating
 from pyrovae.parameters import register
 from pyrovae.piece import Piece
@@ -52,6 +53,11 @@ class VAE(nn.Module):
         condition_on: which of "encoder" and "decoder" take the condition; a prior that is conditional takes it anyway.
         missing: "mask" or "zero": NaN in the data is a missing cell, integrated out, of which the encoder sees an
             indicator or only a zero (see `pyrovae.likelihoods.Missing`). None: NaN is a mistake.
+        label: K, for one of K classes, or "real", for a number: a label y that some rows have. It takes the place of
+            the condition and is a site of its own, with the prior ``one_hot`` or ``normal`` and a classifier q(y | x)
+            (see `pyrovae.label.Label`).
+        classifier: any module from rows to features, or a name; None is an MLP.
+        label_weight: of the classifier's own log-likelihood of the labels, which plain ELBOs add in training.
         inference: of several layers, "bottom_up", each drawn from the one below it, :math:`q(z_{l+1} \mid z_l)`; or
             "top_down", each drawn with what the layers above say of it (Sønderby et al. 2016,
             https://arxiv.org/abs/1602.02282).
@@ -83,10 +89,17 @@ class VAE(nn.Module):
         condition_dim: int = 0,
         condition_on: Sequence[str] = NETWORKS,
         missing: str | None = None,
+        label: int | str | None = None,
+        classifier: nn.Module | str | None = None,
+        label_weight: float = 0.0,
         inference: str = "bottom_up",
     ) -> None:
         super().__init__()
         self.inference = registry.choose(inference, hierarchy.DIRECTIONS, "inference")
+        if label is not None:
+            if condition_dim not in (0, labels.width(label)):
+                raise ValueError(f"condition_dim: expected 0, because the label is the condition, got {condition_dim}")
+            condition_dim = labels.width(label)
         if isinstance(latent_dim, Sequence):
             latent_dim, *above = latent_dim or [0]
             parts = {"encoder": encoder, "decoder": decoder, "posterior": posterior}
@@ -98,19 +111,23 @@ class VAE(nn.Module):
                     (latent_dim,), above, prior=prior, likelihood="gaussian(scale=network)", **each,
                     condition_dim=condition_dim, condition_on=condition_on, inference=inference,
                 )  # fmt: skip
-        self.event_shape = _shape(event_shape)
+        self.event_shape = shape(event_shape)
         self.latent_dim = count(latent_dim, "latent_dim", 1)
         self.condition_dim = count(condition_dim, "condition_dim", 0)
         self.condition_on = choose_all(condition_on, NETWORKS, "condition_on")
         z_shape = (self.latent_dim,)
 
         likelihood, posterior = likelihoods.make(likelihood), posteriors.make(posterior)
-        prior = self._deep(prior) if isinstance(prior, VAE) else priors.make(prior)
+        prior = hierarchy.deep(prior, self) if isinstance(prior, VAE) else priors.make(prior)
         if missing is not None:
             likelihood = likelihoods.Missing(likelihood, missing)
         self.missing = likelihood.sees if isinstance(likelihood, likelihoods.Missing) else None
         features = getattr(likelihood, "features", None)
         seen = self.event_shape if features is None else features(torch.zeros(2, *self.event_shape)).shape[1:]
+        self.label, self.label_weight, self.y = label, label_weight, None
+        if label is not None:
+            network = self._network("classifier", classifier, seen, (condition_dim,))
+            self.y = labels.make(label, network, label_weight, self.event_shape, features=features)
         encoder = self._network("encoder", encoder, seen, z_shape)
         decoder = self._network("decoder", decoder, z_shape, self.event_shape)
         if isinstance(prior, hierarchy.Deep):
@@ -125,7 +142,7 @@ class VAE(nn.Module):
         )
         if hasattr(posterior, "bind") and self.posterior.carry is None and target is not None:
             # It may work with the prior as soon as it is bound, so their supports are compared before.
-            self._check_same_support(target, posterior.support)
+            check_same_support(self.prior, target, self.posterior, posterior.support)
         for piece in (prior, likelihood, posterior):
             if hasattr(piece, "bind"):
                 piece.bind(self)
@@ -134,31 +151,9 @@ class VAE(nn.Module):
             # that the posterior learns to be the prior before the decoder has learned to listen.
             self.likelihood.head.weight.mul_(HEAD_GAIN)
         self.prior.to(self.likelihood.head.weight)
-        _check_one_kind(self)
+        check_one_kind(self)
         ours, theirs = (part.example(condition_dim).support for part in (self.prior, self.posterior))
-        self._check_same_support(ours, theirs)
-
-    def _deep(self, above: VAE) -> hierarchy.Deep:
-        """The prior that the layers above are."""
-        if above.event_shape != (self.latent_dim,):
-            raise ValueError(
-                f"prior: expected a VAE whose data are z, event_shape ({self.latent_dim},), got "
-                f"{tuple(above.event_shape)}"
-            )
-        if above.condition_dim not in (0, self.condition_dim):
-            raise ValueError(
-                f"prior: expected a VAE of condition_dim 0 or {self.condition_dim}, got {above.condition_dim}"
-            )
-        return hierarchy.Deep(above)
-
-    def _check_same_support(self, ours: constraints.Constraint, theirs: constraints.Constraint) -> None:
-        if not same_support(ours, theirs):
-            prior, posterior = (type(part.piece).__name__ for part in (self.prior, self.posterior))
-            raise ValueError(
-                f"the prior ({prior}) lives on {base(ours)} and the posterior ({posterior}) on {base(theirs)}: "
-                "expected one support. Choose a posterior with the prior's support; one over real vectors is carried "
-                "to positive numbers, intervals and the simplex."
-            )
+        check_same_support(self.prior, ours, self.posterior, theirs)
 
     def _network(
         self, name: str, value: nn.Module | str | None, in_shape: Sequence[int], event_shape: Sequence[int]
@@ -208,6 +203,10 @@ class VAE(nn.Module):
         register(self)
         x, condition, plate = self._rows(x, condition, size)
         with plate:
+            if self.label is not None:
+                if x is not None:
+                    self.y.observe(x, condition)
+                condition = self.y.draw_prior(condition)
             z = hierarchy.draw_prior(self, condition, self.sites)
             return pyro.sample("x", self.likelihood(z, condition), obs=x)
 
@@ -222,7 +221,9 @@ class VAE(nn.Module):
         x, condition, plate = self._rows(x, condition, size)
         with plate:
             if x is None:
+                condition = condition if self.label is None else self.y.draw_prior(condition)
                 return hierarchy.draw_prior(self, condition, self.sites)
+            condition = condition if self.label is None else self.y.draw_posterior(x, condition)
             return hierarchy.draw_posterior(self, x, condition, self.sites)
 
     @property
@@ -235,9 +236,9 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor, condition: Tensor | None = None) -> TorchDistribution:
         """The posterior q(z | x): batch shape ``(B,)``, event shape ``(D,)``; of several layers, what x says of the one
-        next to it."""
+        next to it. A label that is not there is the likeliest."""
         x, condition, _ = self._rows(x, condition, None)
-        return self.posterior(x, condition)
+        return self.posterior(x, self.labelled(x, condition))
 
     def decode(self, z: Tensor, condition: Tensor | None = None) -> TorchDistribution:
         """The likelihood p(x | z) for z of shape ``(..., D)``: batch shape ``(...)``, event shape ``event_shape``."""
@@ -246,6 +247,8 @@ class VAE(nn.Module):
         if z.ndim == 0 or z.shape[-1] != self.latent_dim:
             raise ValueError(f"z: expected shape (..., {self.latent_dim}), got {tuple(z.shape)}")
         condition = self.check_condition(condition, z.shape[-2] if z.ndim > 1 else 1)
+        if self.label is not None and condition.isnan().any():
+            raise ValueError("decode: expected a label for each z, got some without. Pass condition=.")
         return self.likelihood(z, condition if condition is None or z.ndim > 1 else condition[0])
 
     def sample(self, n: int, condition: Tensor | None = None, *, mean: bool = False) -> Tensor:
@@ -253,6 +256,8 @@ class VAE(nn.Module):
         n = count(n, "n", 1)
         condition = self.check_condition(condition, n)
         with evaluating(self):
+            if self.label is not None:
+                condition = self.y.p(condition).sample()
             return self._value(self.likelihood(self.sample_latent(n, condition), condition), mean)
 
     def sample_latent(self, n: int, condition: Tensor | None = None) -> Tensor:
@@ -260,6 +265,8 @@ class VAE(nn.Module):
         n = count(n, "n", 1)
         condition = self.check_condition(condition, n)
         with evaluating(self):
+            if self.label is not None:
+                condition = self.y.p(condition).sample()
             return hierarchy.sample(self, n, condition)
 
     def reconstruct(self, x: Tensor, condition: Tensor | None = None, *, mean: bool = True) -> Tensor:
@@ -269,8 +276,25 @@ class VAE(nn.Module):
         The centre is the posterior mean where z can take that value, else the mode (see `pyrovae.distributions`).
         """
         with evaluating(self):
-            q = self.encode(x, condition)
+            x, condition, _ = self._rows(x, condition, None)
+            condition = self.labelled(x, condition)
+            q = self.posterior(x, condition)
             return self._value(self.decode(centre(q) if mean else q.sample(), condition), mean)
+
+    def predict_proba(self, x: Tensor) -> Tensor:
+        """Of a VAE with classes as its label, q(y | x) of each class, ``(B, K)``."""
+        return self._classified(x).mean
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The likeliest class of each row by q(y | x), or where the label is a number, its mean: ``(B,)``."""
+        mean = self._classified(x).mean
+        return mean[:, 0] if self.label == labels.REAL else mean.argmax(-1)
+
+    def _classified(self, x: Tensor) -> TorchDistribution:
+        if self.y is None:
+            raise ValueError("predict: expected a VAE with a label, such as VAE(..., label=10)")
+        with evaluating(self):
+            return self.y.posterior(self.check(x))
 
     def interpolate(self, a: Tensor, b: Tensor, steps: int = 10, condition: Tensor | None = None) -> Tensor:
         """Means E[x | z] along the straight line between the posterior centres of rows a and b.
@@ -279,6 +303,9 @@ class VAE(nn.Module):
         """
         steps = count(steps, "steps", 2)
         with evaluating(self):
+            if self.label is not None:
+                a, condition, _ = self._rows(a, condition, None)
+                condition = self.labelled(a, condition)
             start, end = centre(self.encode(a, condition)), centre(self.encode(b, condition))
             if start.shape != end.shape:
                 raise ValueError(f"expected as many rows in a as in b, got {len(start)} and {len(end)}")
@@ -298,9 +325,13 @@ class VAE(nn.Module):
         `pyrovae.fit` does so; after a first step of training it changes nothing.
         """
         x = self.check(x)
-        condition = self.check_condition(condition, len(x))
+        condition = self.labelled(x, self.check_condition(condition, len(x)))
         self.likelihood.initialize(x, condition)
         hierarchy.initialize_top(self, x, condition)
+
+    def labelled(self, x: Tensor, condition: Tensor | None) -> Tensor | None:
+        """A checked condition; of a VAE with a label, with the likeliest one where it is missing."""
+        return condition if self.label is None else self.y.filled(x, condition)
 
     def check(self, x: Any, columns: Sequence[str] | None = None) -> Tensor:  # noqa: ANN401 - whatever a user has
         """x as a tensor ``(N, *event_shape)`` of the model's dtype and device, each value inside the support.
@@ -334,20 +365,13 @@ class VAE(nn.Module):
     def check_condition(self, condition: Any, rows: int | None = None) -> Tensor | None:  # noqa: ANN401
         """The condition as a tensor ``(rows, condition_dim)``, one row standing for all; None where there is none.
 
+        Classes ``(rows,)``, integers from 0 to condition_dim - 1, become indicators. Of a VAE with a label, it is that,
+        NaN where there is none (see `pyrovae.label.encode`).
+
         Raises:
             ValueError: if it is missing, not wanted, of another shape, or not finite.
         """
-        if condition is None and self.condition_dim:
-            raise ValueError(f"condition: expected shape (B, {self.condition_dim}), got None")
-        if condition is None:
-            return None
-        if not self.condition_dim:
-            raise ValueError("condition: expected None, because this VAE was built with condition_dim=0")
-        condition = as_rows(condition, (self.condition_dim,), "condition", self.like)
-        check_values(condition, constraints.real, name="condition")
-        if rows is not None and len(condition) not in (1, rows):
-            raise ValueError(f"condition: expected {rows} rows, as x has, got {len(condition)}")
-        return condition if rows is None else condition.expand(rows, -1)
+        return labels.check_condition(condition, self.condition_dim, self.label, rows, self.like)
 
     def _rows(
         self, x: Tensor | None, condition: Tensor | None, size: int | None
@@ -366,22 +390,3 @@ class VAE(nn.Module):
         if size < rows:
             raise ValueError(f"size: expected at least the {rows} rows of x, got {size}")
         return x, condition, pyro.plate("data", size, subsample=torch.arange(rows), dim=-1)
-
-
-def _check_one_kind(module: nn.Module) -> None:
-    kinds = {(str(p.dtype), str(p.device)) for p in module.parameters() if p.is_floating_point()}
-    if len(kinds) > 1:
-        raise ValueError(
-            f"expected networks and pieces of one dtype and device, got {', '.join(map(' on '.join, sorted(kinds)))}. "
-            "Build the VAE from float32 parts on the CPU, then call vae.double() or vae.to(device)."
-        )
-
-
-def _shape(value: Sequence[int]) -> torch.Size:
-    try:
-        shape = torch.Size(value)
-    except TypeError:
-        shape = torch.Size()
-    if not shape or any(size < 1 for size in shape):
-        raise ValueError(f"event_shape: expected one or more sizes of at least 1, such as (1, 28, 28), got {value!r}")
-    return shape

@@ -151,6 +151,20 @@ def test_fit_two_layers(here, inference, capsys):
     assert "active_units_z2" in json.loads((here / "there" / "metrics.json").read_text())
 
 
+def test_fit_with_few_labels(here, capsys):
+    cli.main(["fit", "iris", "--labels", "15", *QUICK, "--epochs", "40", "--out", "there", "--no-progress"])
+    settings, vae, data = pipeline.reload("there")
+    kept = pipeline.conditions(data, settings)["train"]
+    assert [(kept == k).sum() for k in range(3)] == [5, 5, 5] and (kept == -1).sum() == len(data.train) - 15
+    assert vae.label == 3 and vae.label_weight == 50
+    assert json.loads((here / "there" / "metrics.json").read_text())["accuracy"] > 0.6
+    assert len(list((here / "there" / "figures").iterdir())) == 5
+    cli.main(["sample", "there", "--n", "5"])
+    cli.main(["fit", "diabetes", "--labels", "50", *QUICK, "--out", "number", "--no-progress"])
+    assert pipeline.reload("number")[1].label == "real"
+    assert "labels: expected at most the 120" in refused(capsys, "fit", "iris", "--labels", "1000")
+
+
 @pytest.mark.parametrize("sees", ["mask", "zero"])
 def test_fit_data_with_holes(here, sees):
     options = ["--sees", sees, "--elbo", "iwae", "--num-particles", "3", "--no-progress", *QUICK]

@@ -27,6 +27,7 @@ LAYERS = [
     "priors",
     "conditional",
     "hierarchy",
+    "label",
     "vae",
     "elbos",
     "serialization",

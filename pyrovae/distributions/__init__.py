@@ -11,6 +11,7 @@ from pyrovae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyrovae.distributions.discretised_logistic import DiscretisedLogistic, Levels
 from pyrovae.distributions.flow import Flow
 from pyrovae.distributions.gamma import Gamma
+from pyrovae.distributions.known import Known
 from pyrovae.distributions.log_normal import LogNormal
 from pyrovae.distributions.logistic_normal import LogisticNormal
 from pyrovae.distributions.mixture import Mixture
@@ -44,6 +45,7 @@ __all__ = [
     "Flow",
     "Gamma",
     "HypersphericalUniform",
+    "Known",
     "Levels",
     "LogNormal",
     "LogisticNormal",

@@ -57,12 +57,13 @@ class _Run:
 
     observed: Tensor | float = 0.0
     latent: Tensor | float = 0.0
+    choice: Tensor | float = 0.0  # of the latent sites that are enumerated
     enumerated: bool = False
     sites: int = 0
 
     def weights(self) -> Tensor | None:
         """Of an enumerated z every value was there once: the mean over q is a sum with the weights of q."""
-        return torch.softmax(self.latent, 0) if self.enumerated else None
+        return torch.softmax(self.choice, 0) if self.enumerated else None
 
 
 def _mean(runs: list[_Run], name: str, weights: list[Tensor | None]) -> Tensor | float:
@@ -108,6 +109,8 @@ class _Listener(Messenger):
             run.observed = run.observed + log_prob
         else:
             run.latent = run.latent + log_prob
+            if "_enumerate_dim" in msg["infer"]:
+                run.choice = run.choice + log_prob
 
 
 def terms(model: Program, guide: Program, x: Tensor, condition: Tensor | None = None, num_particles: int = 1) -> Terms:

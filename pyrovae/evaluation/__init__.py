@@ -1,14 +1,16 @@
-"""Evaluation: ELBO with its split, log p(x), k-hat and active units; estimators side by side; imputation."""
+"""Evaluation: ELBO with its split, log p(x), k-hat and active units; estimators side by side; imputation; holes."""
 
 from pyrovae.evaluation.ais import ais
 from pyrovae.evaluation.compare_elbos import ElboComparison, compare_elbos
 from pyrovae.evaluation.compare_training import TrainingComparison, compare_training
 from pyrovae.evaluation.evaluate import Evaluation, evaluate
 from pyrovae.evaluation.impute import impute
+from pyrovae.evaluation.latent_space import Completeness, completeness, continuity
 from pyrovae.evaluation.log_marginal import LogMarginal, log_marginal
 from pyrovae.evaluation.psis import k_hat
 
 __all__ = [
+    "Completeness",
     "ElboComparison",
     "Evaluation",
     "LogMarginal",
@@ -16,6 +18,8 @@ __all__ = [
     "ais",
     "compare_elbos",
     "compare_training",
+    "completeness",
+    "continuity",
     "evaluate",
     "impute",
     "k_hat",

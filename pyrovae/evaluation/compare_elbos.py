@@ -232,8 +232,8 @@ class _Run:
         self.programs = vae.model, guide
         self.losses: list[float] = []
         self.seconds: list[float] = []
-        layers = [vae, *hierarchy.above(vae)]
-        encoder = {id(p) for layer in layers for p in layer.posterior.parameters()}
+        guides = [layer.posterior for layer in (vae, *hierarchy.above(vae))] + ([vae.y.posterior] if vae.y else [])
+        encoder = {id(p) for guide in guides for p in guide.parameters()}
         everything = [p for p in vae.parameters() if p.requires_grad]
         self.parameters = {
             "encoder": [p for p in everything if id(p) in encoder],

@@ -78,6 +78,9 @@ def _fit(vae: VAE, data: Dataset, settings: Run, folder: Path) -> pd.DataFrame:
         part.replace(folder / "history.csv")
 
     condition = conditions(data, settings)
+    training = dataclasses.asdict(settings.training)
+    if isinstance(vae.label, int) and training["elbo"] == "elbo":
+        training["elbo"] = "enum_elbo"
     epochs = fit(
         vae,
         data.train,
@@ -88,7 +91,7 @@ def _fit(vae: VAE, data: Dataset, settings: Run, folder: Path) -> pd.DataFrame:
         checkpoint=folder / "checkpoints",
         callbacks=[record],
         progress=settings.progress,
-        **dataclasses.asdict(settings.training),
+        **training,
     )
     save(vae, folder)
     return epochs
@@ -104,7 +107,15 @@ def evaluate_test(vae: VAE, data: Dataset, settings: Run, folder: Path) -> Evalu
         seed=settings.training.seed,
         progress=settings.progress,
     )
-    write_json(folder / "metrics.json", {"dataset": data.name, "split": "test", **evaluation.summary()})
+    metrics = {"dataset": data.name, "split": "test", **evaluation.summary()}
+    if vae.label is not None:
+        wrong = vae.predict(data.test).cpu() - data.test_labels
+        metrics |= (
+            {"accuracy": float((wrong == 0).float().mean())}
+            if isinstance(vae.label, int)
+            else {"label_mse": float(wrong.square().mean())}
+        )
+    write_json(folder / "metrics.json", metrics)
     return evaluation
 
 

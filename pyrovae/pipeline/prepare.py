@@ -45,7 +45,7 @@ def load_data(settings: Run, schema: Schema | None = None) -> Dataset:
     """
     options = dataclasses.asdict(settings.data)
     share = options.pop("missing")
-    del options["condition"]
+    del options["condition"], options["labels"]
     root, mode, kinds = (options.pop(key) for key in ("data_root", "binarize", "kinds"))
     name, arguments = registry.parse(settings.architecture.likelihood, "likelihood")
     if name == "tabular":
@@ -80,8 +80,11 @@ def build(settings: Run, data: Dataset) -> VAE:
     if data.schema is not None:
         name, arguments = registry.parse(parts["likelihood"], "likelihood")
         parts["likelihood"] = {"name": name, **arguments, "columns": data.schema.to_list()}
-    given = conditions(data, settings)["train"]
-    width = 0 if given is None else given.shape[1]
+    given, weight = conditions(data, settings)["train"], parts.pop("label_weight")
+    width = 0 if given is None else given.shape[-1]
+    if settings.data.labels is not None:
+        width, parts["label_weight"] = 0, weight
+        parts["label"] = "real" if data.train_labels.is_floating_point() else _classes(data)
     with isolated(settings.training.seed):
         vae = VAE(event_shape=data.event_shape, condition_dim=width, **parts)
     if data.transform is None:
@@ -90,23 +93,44 @@ def build(settings: Run, data: Dataset) -> VAE:
 
 
 def conditions(data: Dataset, settings: Run) -> dict[str, torch.Tensor | None]:
-    """The condition of each split's rows, ``(N, C)``: indicators of classes, or numeric labels, standardized.
+    """The condition of each split's rows, ``(N, C)``: indicators of classes, or numeric labels, standardized. Of a
+    semi-supervised model, the labels ``(N,)`` that the training rows keep.
 
     Raises:
         ValueError: for a condition that the data do not have.
     """
     labels = {part: getattr(data, f"{part}_labels") for part in ("train", "validation", "test")}
-    if settings.data.condition is None:
+    if settings.data.condition is None and settings.data.labels is None:
         return dict.fromkeys(labels)
-    if settings.data.condition != "labels":
+    if settings.data.condition not in (None, "labels"):
         raise ValueError(f"condition: expected labels, or none, got {settings.data.condition!r}")
     if labels["train"] is None:
-        raise ValueError(f"condition: expected labels, and {data.name} has none. Name their column with --label.")
+        asked = "condition" if settings.data.labels is None else "labels"
+        raise ValueError(f"{asked}: expected labels, and {data.name} has none. Name their column with --label.")
+    if settings.data.labels is not None:
+        return {**dict.fromkeys(labels), "train": _some(labels["train"], settings.data.labels, settings.training.seed)}
     if labels["train"].is_floating_point():
         loc, scale = labels["train"].mean(), labels["train"].std().clamp_min(torch.finfo(torch.float32).tiny)
         return {part: ((values - loc) / scale).float()[:, None] for part, values in labels.items()}
-    classes = 1 + max(int(values.max()) for values in labels.values())
-    return {part: torch.nn.functional.one_hot(values, classes).float() for part, values in labels.items()}
+    return {part: torch.nn.functional.one_hot(values, _classes(data)).float() for part, values in labels.items()}
+
+
+def _classes(data: Dataset) -> int:
+    return 1 + max(int(getattr(data, f"{part}_labels").max()) for part in ("train", "validation", "test"))
+
+
+def _some(labels: torch.Tensor, count: int, seed: int) -> torch.Tensor:
+    """So many of the labels, at random, as many of each class as there can be; -1, or NaN of a number, for the rest."""
+    if count > len(labels):
+        raise ValueError(f"labels: expected at most the {len(labels)} of the training rows, got {count}")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    if not labels.is_floating_point():
+        # The first of each class, then the second of each, and so on.
+        shuffled = labels[order]
+        seen = torch.nn.functional.one_hot(shuffled).cumsum(0).gather(1, shuffled[:, None])[:, 0]
+        order = order[seen.argsort(stable=True)]
+    none = torch.full_like(labels, torch.nan if labels.is_floating_point() else -1)
+    return none.index_copy(0, order[:count], labels[order[:count]])
 
 
 def shuffled_test(data: Dataset, settings: Run, rows: int | None = None) -> tuple[Dataset, torch.Tensor | None]:

@@ -20,6 +20,8 @@ def plot_elbos(comparison: ElboComparison) -> Figure:
     Args:
         comparison: what `pyrovae.compare_elbos` returned.
     """
+    from matplotlib.ticker import LogLocator, NullLocator
+
     figure = new_figure(12, 7)
     axes = figure.subplots(2, 3)
     bound, *others = axes.flat
@@ -44,9 +46,10 @@ def plot_elbos(comparison: ElboComparison) -> Figure:
             ax.set_yscale("symlog", linthresh=3)
         else:
             ax.set_yscale("log")
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.yaxis.set_major_formatter("{x:g}")
-            ax.yaxis.set_minor_formatter("{x:g}")
-            ax.tick_params(axis="y", which="both", labelsize=8)
+            ax.yaxis.set_minor_locator(NullLocator())
+            ax.tick_params(axis="y", labelsize=8)
     draws = sorted(comparison.table.index.unique("num_particles"))
     for ax in axes.flat:
         ax.set_xscale("log", base=2)

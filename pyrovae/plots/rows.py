@@ -25,7 +25,8 @@ def first_rows(
 ) -> tuple[Tensor, Tensor | None, int]:
     """The first ``most`` rows of checked data, a row of condition for each, and how many rows there are in all."""
     x = vae.check(x, columns)
-    condition = vae.check_condition(condition, len(x))
+    with evaluating(vae):
+        condition = vae.labelled(x, vae.check_condition(condition, len(x)))
     return x[:most], None if condition is None else condition[:most], len(x)
 
 

@@ -1,5 +1,6 @@
 """Training: `fit`, and the parts it is made of."""
 
+from pyrovae.training.ex_post import ex_post
 from pyrovae.training.fit import fit
 
-__all__ = ["fit"]
+__all__ = ["ex_post", "fit"]
