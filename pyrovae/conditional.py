@@ -32,6 +32,7 @@ class Conditional(nn.Module):
         event_shape: the shape of one event.
         condition_dim: the length of the condition vector that the network takes, or 0.
         features: how the network is to see inputs ``(B, *in_shape)``; None: as they are.
+        corruption: what is done to inputs before that, in training mode; None: nothing.
         support: where events live. A piece over real vectors is carried there by a bijection, if there is one (exp,
             sigmoid, stick-breaking), with its Jacobian in the density. None: where the piece lives.
         name: what to call it in messages.
@@ -49,6 +50,7 @@ class Conditional(nn.Module):
         *,
         condition_dim: int = 0,
         features: Callable[[Tensor], Tensor] | None = None,
+        corruption: Callable[[Tensor], Tensor] | None = None,
         support: constraints.Constraint | None = None,
         name: str = "network",
     ) -> None:
@@ -69,6 +71,7 @@ class Conditional(nn.Module):
         self.network = network if count else None
         # Another part's method is kept in a tuple, so that the part does not become this module's.
         self._features = (features,)
+        self.corruption = corruption
         self.maps = False
         if self.network is None:
             if count:
@@ -163,6 +166,8 @@ class Conditional(nn.Module):
     def _seen(self, inputs: Tensor) -> Tensor:
         """Inputs as the network is to see them."""
         (features,) = self._features
+        if self.training and self.corruption is not None:
+            inputs = self.corruption(inputs)
         return inputs if features is None else features(inputs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:

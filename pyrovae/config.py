@@ -83,6 +83,9 @@ class Architecture:
     """Network of the likelihood: see `pyrovae list`."""
     condition_on: tuple[str, ...] = ("encoder", "decoder")
     """Networks that see the condition, where there is one; a prior that is conditional sees it anyway."""
+    corruption: str | None = None
+    """What is done to the rows that the encoder sees in training: gaussian, masking or salt_and_pepper; arguments as in
+    "masking(share=0.3)"."""
     label_weight: float = 50.0
     """With --labels: weight of the classifier's own log-likelihood of the labels."""
     sees: str = "mask"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from pyrovae import likelihoods, networks, posteriors, priors, registry
+from pyrovae import corruptions, likelihoods, networks, posteriors, priors, registry
 from pyrovae.piece import Piece
 from pyrovae.vae import VAE
 
@@ -27,6 +27,7 @@ _FAMILIES = {
     "encoder": networks.ENCODERS,
     "decoder": networks.DECODERS,
     "classifier": networks.ENCODERS,
+    "corruption": corruptions.FAMILY,
 }
 _SIZES = (
     "event_shape", "latent_dim", "condition_dim", "condition_on", "missing", "inference", "label", "label_weight",
@@ -44,6 +45,7 @@ def describe(vae: VAE) -> dict[str, Any]:
         "posterior": vae.posterior.piece,
         "encoder": vae.posterior.network,
         "decoder": vae.likelihood.network,
+        "corruption": vae.posterior.corruption,
         "classifier": None if vae.y is None else vae.y.posterior.network,
     }
     described = {
@@ -80,14 +82,15 @@ def load(
     encoder: nn.Module | None = None,
     decoder: nn.Module | None = None,
     classifier: nn.Module | None = None,
+    corruption: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> VAE:
     """Read a VAE from a file or folder that `save` wrote, on any device; its numbers are those of the saved one.
 
     Args:
         path: the file, or the folder (such as a run's) that holds ``model.safetensors``.
         device: where to put it.
-        prior, likelihood, posterior, encoder, decoder, classifier: parts of your own, made as they were before
-            training.
+        prior, likelihood, posterior, encoder, decoder, classifier, corruption: parts of your own, made as they
+            were before training.
 
     Raises:
         FileNotFoundError: where there is no such file.
@@ -107,8 +110,9 @@ def load(
             f"{file}: expected a model that pyrovae.save wrote, got an unreadable file ({error})"
         ) from error
     given = dict(
-        prior=prior, likelihood=likelihood, posterior=posterior, encoder=encoder, decoder=decoder, classifier=classifier
-    )
+        prior=prior, likelihood=likelihood, posterior=posterior, encoder=encoder, decoder=decoder,
+        classifier=classifier, corruption=corruption,
+    )  # fmt: skip
     with torch.random.fork_rng(), warnings.catch_warnings():
         # Whoever made the parts was warned of them.
         warnings.simplefilter("ignore", UserWarning)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro
@@ -11,7 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyrovae import hierarchy, likelihoods, networks, posteriors, priors, registry
+from pyrovae import corruptions, hierarchy, likelihoods, networks, posteriors, priors, registry
 from pyrovae import label as labels
 from pyrovae.checks import as_rows, check_one_kind, check_values, choose_all, count, shape
 from pyrovae.conditional import Conditional, check_same_support
@@ -53,6 +53,8 @@ class VAE(nn.Module):
         condition_on: which of "encoder" and "decoder" take the condition; a prior that is conditional takes it anyway.
         missing: "mask" or "zero": NaN in the data is a missing cell, integrated out, of which the encoder sees an
             indicator or only a zero (see `pyrovae.likelihoods.Missing`). None: NaN is a mistake.
+        corruption: what is done to the rows that the encoder sees in training: a name such as ``"masking(share=0.3)"``,
+            an object from `pyrovae.corruptions`, or any function of x. Bounds are those of the clean rows.
         label: K, for one of K classes, or "real", for a number: a label y that some rows have. It takes the place of
             the condition and is a site of its own, with the prior ``one_hot`` or ``normal`` and a classifier q(y | x)
             (see `pyrovae.label.Label`).
@@ -89,6 +91,7 @@ class VAE(nn.Module):
         condition_dim: int = 0,
         condition_on: Sequence[str] = NETWORKS,
         missing: str | None = None,
+        corruption: str | Callable[[Tensor], Tensor] | None = None,
         label: int | str | None = None,
         classifier: nn.Module | str | None = None,
         label_weight: float = 0.0,
@@ -138,8 +141,9 @@ class VAE(nn.Module):
         target = None if hasattr(prior, "bind") else self.prior.example(condition_dim).support
         self.likelihood = self._conditional("decoder", likelihood, decoder, z_shape, self.event_shape)
         self.posterior = self._conditional(
-            "encoder", posterior, encoder, self.event_shape, z_shape, features=features, support=target
-        )
+            "encoder", posterior, encoder, self.event_shape, z_shape, features=features, support=target,
+            corruption=corruptions.make(corruption),
+        )  # fmt: skip
         if hasattr(posterior, "bind") and self.posterior.carry is None and target is not None:
             # It may work with the prior as soon as it is bound, so their supports are compared before.
             check_same_support(self.prior, target, self.posterior, posterior.support)

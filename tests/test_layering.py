@@ -23,6 +23,7 @@ LAYERS = [
     "distributions",
     "networks",
     "likelihoods",
+    "corruptions",
     "posteriors",
     "priors",
     "conditional",
