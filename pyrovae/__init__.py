@@ -14,6 +14,7 @@ from pyrovae.evaluation import (
     LogMarginal,
     TrainingComparison,
     ais,
+    clusters,
     compare_elbos,
     compare_training,
     completeness,
@@ -22,6 +23,7 @@ from pyrovae.evaluation import (
     impute,
     k_hat,
     log_marginal,
+    outlier_scores,
 )
 from pyrovae.inference_data import to_inference_data
 from pyrovae.piece import Piece
@@ -40,6 +42,7 @@ __all__ = [
     "Piece",
     "TrainingComparison",
     "ais",
+    "clusters",
     "compare_elbos",
     "compare_training",
     "completeness",
@@ -55,6 +58,7 @@ __all__ = [
     "load",
     "log_marginal",
     "networks",
+    "outlier_scores",
     "posteriors",
     "priors",
     "save",

@@ -128,6 +128,7 @@ def test_maximum_likelihood_of_ppca():
     assert value.mean().item() == pytest.approx(ours, abs=max(1e-3, 4 * error.square().sum().sqrt().item() / len(x)))
 
 
+@pytest.mark.slow
 def test_maximum_likelihood_of_factor_analysis():
     x = X
     vae, weight = linear(x, 3, "full_rank", "gaussian(scale=per_dimension)", elbo="stl", epochs=2500, lr=3e-2)

@@ -1,12 +1,14 @@
 """Evaluation: ELBO with its split, log p(x), k-hat and active units; estimators side by side; imputation; holes."""
 
 from pyrovae.evaluation.ais import ais
+from pyrovae.evaluation.clusters import clusters
 from pyrovae.evaluation.compare_elbos import ElboComparison, compare_elbos
 from pyrovae.evaluation.compare_training import TrainingComparison, compare_training
 from pyrovae.evaluation.evaluate import Evaluation, evaluate
 from pyrovae.evaluation.impute import impute
 from pyrovae.evaluation.latent_space import Completeness, completeness, continuity
 from pyrovae.evaluation.log_marginal import LogMarginal, log_marginal
+from pyrovae.evaluation.outliers import outlier_scores
 from pyrovae.evaluation.psis import k_hat
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "LogMarginal",
     "TrainingComparison",
     "ais",
+    "clusters",
     "compare_elbos",
     "compare_training",
     "completeness",
@@ -24,4 +27,5 @@ __all__ = [
     "impute",
     "k_hat",
     "log_marginal",
+    "outlier_scores",
 ]

@@ -208,12 +208,12 @@ def test_fit_save_load_evaluate_and_export(sees, tmp_path, same):
 def test_training_on_holes_finds_the_covariance():
     """Of pPCA data with 30 % of the cells gone the covariance nears the truth; with zeros in the holes it does not."""
     truth = LinearGaussian.random(5, 2, scale=0.5, seed=3)
-    full = truth.sample(4000, seed=4).float()
+    full = truth.sample(2500, seed=4).float()
     x = datasets.take_away(Dataset("x", full, full, full, None), 0.3).train
     torch.manual_seed(0)
     vae = VAE((5,), 2, likelihood="gaussian", decoder=torch.nn.Identity(), missing="mask")
     pyrovae.fit(
-        vae, x, epochs=60, batch_size=200, lr=2e-2, schedule="cosine", elbo="dreg", num_particles=5, progress=False
+        vae, x, epochs=40, batch_size=100, lr=2e-2, schedule="cosine", elbo="dreg", num_particles=5, progress=False
     )
     weight, s = (
         vae.likelihood.head.weight.detach(),
@@ -310,6 +310,6 @@ def test_an_elbo_of_a_single_draw_is_unbiased_with_holes():
     spread = 0.25 + 1.69 * weight.square().sum(-1)
     cells = -0.5 * math.log(2 * math.pi * 0.25) - ((x - bias) ** 2 + spread - 0.25) / 0.5
     expected = cells.nan_to_num(0.0).sum(-1) - (1.69 - 1 - math.log(1.69))
-    draws = torch.stack([elbos.terms(vae.model, vae.guide, x).log_weights.detach().reshape(-1) for _ in range(4000)])
+    draws = elbos.terms(vae.model, vae.guide, x, num_particles=4000).log_weights
     score = (draws.mean(0) - expected) / (draws.std(0) / math.sqrt(len(draws)))
     assert score.abs().max() < 4
