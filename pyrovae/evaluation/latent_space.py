@@ -118,9 +118,10 @@ def completeness(
 ) -> Completeness:
     r"""The share of prior samples whose decodings lie near the data: 1 - that share are holes of the latent space.
 
-    A sample :math:`f(z) = \mathrm{E}[x \mid z]`, :math:`z \sim p(z)`, is near if its distance from the nearest row of x
-    is at most that within which ``level`` of the reconstructions of held-out rows lie from theirs. Both are means, so
-    that a model is not blamed for blur.
+    A sample :math:`x \sim p(x \mid z)`, :math:`z \sim p(z)`, is near if its distance from the nearest row of x is at
+    most that within which ``level`` of the reconstructions of held-out rows lie from theirs, which are draws, too:
+    :math:`x' \sim p(x \mid z)`, :math:`z \sim q(z \mid x)`. Means would not do: where a decoder knows nothing, its mean
+    is the mean of all rows, which is near to each of them.
 
     Args:
         vae: the model.
@@ -145,9 +146,9 @@ def completeness(
     condition = vae.check_condition(condition, len(x))
     held_out_condition = vae.check_condition(held_out_condition, len(held_out))
     with isolated(seed), evaluating(vae):
-        known = _nearest(vae.reconstruct(held_out, held_out_condition).flatten(1), x.flatten(1))
+        known = _nearest(vae.reconstruct(held_out, held_out_condition, mean=False).flatten(1), x.flatten(1))
         c = None if condition is None else condition[torch.randint(len(x), (num_samples,))]
-        distances = _nearest(vae.sample(num_samples, c, mean=True).flatten(1), x.flatten(1))
+        distances = _nearest(vae.sample(num_samples, c).flatten(1), x.flatten(1))
     threshold = float(known.quantile(level))
     return Completeness(float((distances <= threshold).float().mean()), threshold, distances.cpu(), level)
 

@@ -16,7 +16,7 @@ def identity(weight, **arguments):
     """An autoencoder whose code is x, and whose decoder is linear."""
     d, k = weight.shape
     arguments = {"encoder": nn.Identity(), "decoder": nn.Identity(), **arguments}
-    vae = VAE((d,), k, likelihood="gaussian(scale=1.0)", posterior="delta", **arguments).double()
+    vae = VAE((d,), k, likelihood="gaussian(scale=1e-6)", posterior="delta", **arguments).double()
     with torch.no_grad():
         vae.posterior.head.weight.copy_(torch.linalg.pinv(weight))
         vae.likelihood.head.weight.copy_(weight)
