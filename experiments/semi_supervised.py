@@ -1,0 +1,97 @@
+"""Digits from few labels: the M2 model of Kingma, Rezende, Mohamed & Welling (2014), https://arxiv.org/abs/1406.5298.
+
+The settings of Pyro's tutorial (https://pyro.ai/examples/ss-vae.html): z of length 50, one hidden layer of 500 softplus
+units, Adam at 4.2e-4 with beta1 = .95, batches of 200, classifier loss times 46, 50 epochs, grey pixels under a relaxed
+Bernoulli, 50,000 training rows. Its test accuracy is .9319 with 100 labels and .9582 with 3,000; without the classifier
+loss .2254 and .8932; with classes drawn instead of summed out .20.
+
+Here labelled rows are in the same batches as the others.
+
+    python experiments/semi_supervised.py --data-root data
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from _common import RESULTS
+from torch import Tensor
+
+import pyrovae
+
+VARIANTS = {
+    "summed out, classifier loss": ("enum_elbo", 46.0),
+    "summed out": ("enum_elbo", 0.0),
+    "drawn": ("elbo", 0.0),
+}
+NETWORK = "mlp(hidden=[500], activation=softplus)"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-root", default="data", help="folder that holds MNIST/raw")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the table")
+    parser.add_argument("--labels", type=int, nargs="+", default=[100, 3000])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--seeds", type=int, default=2, help="draws of the labelled rows")
+    arguments = parser.parse_args()
+    data = pyrovae.datasets.load("mnist", root=arguments.data_root, binarize="none", seed=0)
+    path = arguments.out / "semi_supervised.csv"
+    rows = pd.read_csv(path).to_dict("records") if path.is_file() else []
+    done = {(row["variant"], row["labels"], row["seed"], row["epochs"]) for row in rows}
+    for seed in range(arguments.seeds):
+        for count in arguments.labels:
+            for variant in arguments.variants:
+                if (variant, count, seed, arguments.epochs) not in done:
+                    rows.append(run(data, variant, count, seed, arguments.epochs))
+                    pd.DataFrame(rows).to_csv(path, index=False, float_format="%.4g")
+    table = (
+        pd.DataFrame(rows).groupby(["variant", "labels", "epochs"], sort=False)["accuracy"].agg(["mean", "std", "size"])
+    )
+    print(table.round(4).to_string())
+
+
+def run(data: pyrovae.datasets.Dataset, variant: str, count: int, seed: int, epochs: int) -> dict[str, object]:
+    elbo, weight = VARIANTS[variant]
+    torch.manual_seed(seed)
+    vae = pyrovae.VAE(
+        (1, 28, 28), 50, likelihood="bernoulli(relaxed=True)", label=10, label_weight=weight,
+        encoder=NETWORK, decoder=NETWORK, classifier=NETWORK,
+    )  # fmt: skip
+    begin = time.perf_counter()
+    pyrovae.fit(
+        vae, data.train, few(data.train_labels, count, seed), elbo=elbo, epochs=epochs, batch_size=200, lr=4.2e-4,
+        optimizer=partial(torch.optim.Adam, betas=(0.95, 0.999)), seed=seed,
+    )  # fmt: skip
+    minutes = (time.perf_counter() - begin) / 60
+    accuracy = float((vae.predict(data.test) == data.test_labels).float().mean())
+    print(f"{variant}, {count} labels, draw {seed}: {accuracy:.4f} in {minutes:.1f} minutes")
+    return {
+        "variant": variant,
+        "labels": count,
+        "seed": seed,
+        "epochs": epochs,
+        "accuracy": accuracy,
+        "minutes": minutes,
+    }
+
+
+def few(labels: Tensor, count: int, seed: int) -> Tensor:
+    """As many labels of each class, at random, and -1 for the others."""
+    generator = torch.Generator().manual_seed(seed)
+    kept = torch.full_like(labels, -1)
+    for k in range(10):
+        rows = (labels == k).nonzero()[:, 0]
+        rows = rows[torch.randperm(len(rows), generator=generator)[: count // 10]]
+        kept[rows] = k
+    return kept
+
+
+if __name__ == "__main__":
+    main()
