@@ -32,6 +32,19 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Inside: no parameter takes a gradient; what else needs one does. Afterwards those that did do again."""
+    wanted = [p for p in module.parameters() if p.requires_grad]
+    try:
+        for p in wanted:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in wanted:
+            p.requires_grad_(True)
+
+
+@contextmanager
 def isolated(seed: int | None, *, validation: bool | None = None) -> Iterator[None]:
     """Inside: a fresh param store, and random numbers from ``seed``. The user's own are as before afterwards.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,7 @@ from pyrovae.checks import count, trusted
 from pyrovae.distributions import base, bijection
 from pyrovae.evaluation.importance import CHUNK, checked, no_marginal
 from pyrovae.evaluation.log_marginal import LogMarginal, log_mean_weight
-from pyrovae.modes import evaluating, isolated
+from pyrovae.modes import evaluating, frozen, isolated
 from pyrovae.registry import choose
 from pyrovae.training.batches import ordered
 from pyrovae.vae import VAE
@@ -89,7 +88,7 @@ def ais(
     with (
         isolated(seed, validation=False),
         evaluating(vae),
-        _frozen(vae),
+        frozen(vae),
         trusted(),
         tqdm(total=2 * num_steps * len(x), disable=not progress, unit="step", desc="annealing", delay=2) as bar,
     ):
@@ -103,19 +102,6 @@ def ais(
                 last = log_weights
             parts.append(log_mean_weight(last))
     return LogMarginal(*(torch.cat(part) for part in zip(*parts, strict=True)))
-
-
-@contextmanager
-def _frozen(vae: VAE) -> Iterator[None]:
-    """Gradients by z alone: inside, no parameter takes one."""
-    wanted = [p for p in vae.parameters() if p.requires_grad]
-    try:
-        for p in wanted:
-            p.requires_grad_(False)
-        yield
-    finally:
-        for p in wanted:
-            p.requires_grad_(True)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,15 @@ from tqdm import tqdm
 from pyrovae.checks import count, trusted
 from pyrovae.evaluation.importance import no_marginal
 from pyrovae.evaluation.log_marginal import log_marginal
-from pyrovae.modes import evaluating, isolated
+from pyrovae.modes import evaluating, frozen, isolated
 from pyrovae.training.batches import ordered
 from pyrovae.vae import VAE
 
 if TYPE_CHECKING:
     import pandas as pd
+
+LAST = 1000
+"""Draws that the two ELBOs are compared by."""
 
 
 def outlier_scores(
@@ -95,29 +98,18 @@ def outlier_scores(
     return table
 
 
-LAST = 1000
-"""Draws that the two ELBOs are compared by."""
-
-
 def _regret(vae: VAE, x: Tensor, condition: Tensor | None, steps: int, lr: float, draws: int) -> Tensor:
     """Gain of the best posterior of each row, ``(B,)``."""
     first = vae.posterior.params(x, condition)
-    wanted = [p for p in vae.parameters() if p.requires_grad]
-    try:
-        for p in wanted:
-            p.requires_grad_(False)
-        with torch.enable_grad():
-            params = first.clone().requires_grad_()
-            optimizer = torch.optim.Adam([params], lr)
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-            for _ in range(steps):
-                optimizer.zero_grad()
-                (-_elbo(vae, params, x, condition, draws).sum()).backward()
-                optimizer.step()
-                schedule.step()
-    finally:
-        for p in wanted:
-            p.requires_grad_(True)
+    with frozen(vae), torch.enable_grad():
+        params = first.clone().requires_grad_()
+        optimizer = torch.optim.Adam([params], lr)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            (-_elbo(vae, params, x, condition, draws).sum()).backward()
+            optimizer.step()
+            schedule.step()
     before, after = (_mean_elbo(vae, numbers.detach(), x, condition) for numbers in (first, params))
     return after - before
 
