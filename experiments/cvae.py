@@ -6,7 +6,7 @@ Adam at 1e-3, batches of 128, at most 50 epochs, patience 3. The tutorial's "neg
 of the hidden pixels, grey ones under a relaxed Bernoulli, which is no likelihood; it stops early on the test rows. Here
 training stops early on 10,000 rows of its own, and log p(hidden | seen) by importance sampling stands beside it.
 
-The quadrants that are seen are the condition. In x they are NaN, missing cells, so that no bound counts them.
+The hidden pixels are x, a row of them; the condition is the digit with -1 for each of them.
 
     python experiments/cvae.py --data-root data
 """
@@ -57,14 +57,15 @@ def main() -> None:
 
 def run(data: pyrovae.datasets.Dataset, quadrants: int, arguments: argparse.Namespace) -> tuple[dict, list[Tensor]]:
     """Both models with so many quadrants seen: their figures, and pictures of five digits and their completions."""
+    hidden = hide(quadrants)
     (x, seen), (validation, validation_seen), (test, test_seen) = (
-        split(images, quadrants) for images in (data.train, data.validation, data.test)
+        split(images, hidden) for images in (data.train, data.validation, data.test)
     )
     torch.manual_seed(arguments.seed)
     baseline = train_baseline(x, seen, validation, validation_seen, arguments.epochs)
     vae = pyrovae.VAE(
-        (1, 28, 28), 200, prior=f"conditional(network='{NETWORK}')", likelihood="bernoulli(relaxed=True)",
-        encoder=NETWORK, decoder=NETWORK, condition_dim=784, missing="zero",
+        x.shape[1:], 200, prior=f"conditional(network='{NETWORK}')", likelihood="bernoulli(relaxed=True)",
+        encoder=NETWORK, decoder=NETWORK, condition_dim=784,
     )  # fmt: skip
     begin = time.perf_counter()
     history = pyrovae.fit(
@@ -86,17 +87,22 @@ def run(data: pyrovae.datasets.Dataset, quadrants: int, arguments: argparse.Name
         "best_epoch": history.attrs["best_epoch"],
         "minutes": minutes,
     }
-    return row, complete(vae, baseline, data.test[:5], test[:5], test_seen[:5])
+    return row, complete(vae, baseline, data.test[:5].flatten(1), test_seen[:5], hidden)
 
 
-def split(images: Tensor, quadrants: int) -> tuple[Tensor, Tensor]:
-    """x, NaN where it is seen, and what is seen, ``(N, 784)``; the first is the lower left quadrant, then clockwise."""
-    seen = torch.zeros(1, 28, 28, dtype=torch.bool)
-    for rows, columns in ((slice(14, 28), slice(0, 14)), (slice(0, 14), slice(0, 14)), (slice(0, 14), slice(14, 28)))[
-        :quadrants
-    ]:
-        seen[:, rows, columns] = True
-    return torch.where(seen, torch.nan, images), torch.where(seen, images, HIDDEN).flatten(1)
+def hide(quadrants: int) -> Tensor:
+    """Which of the 784 pixels are hidden; the first quadrant seen is the lower left, then clockwise."""
+    hidden = torch.ones(28, 28, dtype=torch.bool)
+    low, high = slice(0, 14), slice(14, 28)
+    for rows, columns in ((high, low), (low, low), (low, high))[:quadrants]:
+        hidden[rows, columns] = False
+    return hidden.flatten()
+
+
+def split(images: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """The hidden pixels, and the digits ``(N, 784)`` without them."""
+    pixels = images.flatten(1)
+    return pixels[:, hidden], pixels.masked_fill(hidden, HIDDEN)
 
 
 def elbo_of(vae: pyrovae.VAE, x: Tensor, seen: Tensor) -> float:
@@ -112,7 +118,7 @@ def elbo_of(vae: pyrovae.VAE, x: Tensor, seen: Tensor) -> float:
 
 def train_baseline(x: Tensor, seen: Tensor, validation: Tensor, validation_seen: Tensor, epochs: int) -> nn.Module:
     """An MLP from what is seen to the pixels, by cross-entropy of the hidden ones."""
-    net = nn.Sequential(nn.Linear(784, 500), nn.ReLU(), nn.Linear(500, 500), nn.ReLU(), nn.Linear(500, 784))
+    net = nn.Sequential(nn.Linear(784, 500), nn.ReLU(), nn.Linear(500, 500), nn.ReLU(), nn.Linear(500, x.shape[1]))
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
     best, kept, since = float("inf"), None, 0
     for _ in tqdm(range(epochs), desc="baseline", unit="epoch"):
@@ -137,26 +143,24 @@ def loss_of(net: nn.Module, x: Tensor, seen: Tensor) -> float:
 
 
 def cross_entropy(logits: Tensor, x: Tensor) -> Tensor:
-    x = x.flatten(1)
-    hidden = ~x.isnan()
-    return binary_cross_entropy_with_logits(logits[hidden], x[hidden], reduction="sum")
+    return binary_cross_entropy_with_logits(logits, x, reduction="sum")
 
 
 @torch.no_grad()
-def complete(vae: pyrovae.VAE, baseline: nn.Module, digits: Tensor, x: Tensor, seen: Tensor) -> list[Tensor]:
+def complete(vae: pyrovae.VAE, baseline: nn.Module, digits: Tensor, seen: Tensor, hidden: Tensor) -> list[Tensor]:
     """Rows of pictures: the digits, what is seen, the baseline, and four completions from the CVAE."""
     torch.manual_seed(1)
-    guess = baseline(seen).sigmoid().reshape(digits.shape)
-    means = [vae.sample(len(x), seen, mean=True) for _ in range(4)]
-    hidden = ~x.isnan()
-    shown = [torch.where(hidden, 0.5, digits)] + [torch.where(hidden, made, digits) for made in (guess, *means)]
-    return [digits, *shown]
+    means = [vae.sample(len(digits), seen, mean=True) for _ in range(4)]
+    pictures = [digits]
+    for made in (torch.full_like(means[0], 0.5), baseline(seen).sigmoid(), *means):
+        pictures.append(digits.masked_scatter(hidden, made))
+    return [picture.reshape(-1, 28, 28) for picture in pictures]
 
 
 def draw(pictures: dict[int, list[Tensor]], path: Path) -> None:
     figure = new_figure(9, 4.6)
     for axes, (quadrants, rows) in zip(figure.subplots(1, len(pictures)), pictures.items(), strict=True):
-        axes.imshow(torch.cat([torch.cat(list(row[:, 0]), 1) for row in rows]), cmap="gray_r", vmin=0, vmax=1)
+        axes.imshow(torch.cat([torch.cat(list(row), 1) for row in rows]), cmap="gray_r", vmin=0, vmax=1)
         axes.set_title(f"{quadrants} seen", fontsize=10)
         names = ["digit", "seen", "baseline", "CVAE", "", "", ""] if axes is figure.axes[0] else [""] * len(rows)
         axes.set(xticks=[], yticks=[14 + 28 * i for i in range(len(rows))], yticklabels=names)
