@@ -3,7 +3,8 @@
 Binarized MNIST, MLPs of 400, 2 and 16 latent dimensions, the same Bernoulli likelihood for all. An autoencoder is the
 posterior "delta" with no KL term (beta = 0). Continuity: the greatest step of the decoder along straight paths between
 the codes of test rows, over its mean step (1 is even). Completeness: the share of prior samples that lie as near to
-a training row as 95 % of test rows do that went through the code; draws of pixels, both of them.
+a training row as 95 % of test rows do that went through the code; draws of pixels, both of them. Two distances: of
+pixels, by which a faint sample, that is no digit, is near to every row, and of rows scaled to norm 1 (cosine).
 
     python experiments/latent_space.py --data-root data
 """
@@ -26,6 +27,7 @@ from pyrovae.plots.style import FIRST, QUIET, new_figure
 NETWORK = "mlp(hidden=[400])"
 SIZES = (2, 16)
 PATHS = 4
+SAMPLES = 2000
 
 
 def main() -> None:
@@ -54,12 +56,18 @@ def main() -> None:
                 models["autoencoder + mixture"] = pyrovae.ex_post(vae, train, components=arguments.components)
         for name, vae in models.items():
             paths = pyrovae.continuity(vae, test, num_paths=500, seed=arguments.seed)
-            complete = pyrovae.completeness(vae, train, test, num_samples=2000, seed=arguments.seed)
+            complete = {
+                distance: pyrovae.completeness(
+                    vae, train, test, num_samples=SAMPLES, distance=distance, seed=arguments.seed
+                ).share
+                for distance in ("cosine", "euclidean")
+            }
             rows.append({
                 "latent_dim": size, "model": name, "jump": paths["jump"].mean(),
                 "jump_standard_error": paths["jump"].sem(), "detour": paths["detour"].mean(),
-                "detour_standard_error": paths["detour"].sem(), "completeness": complete.share,
-                "completeness_standard_error": np.sqrt(complete.share * (1 - complete.share) / 2000),
+                "detour_standard_error": paths["detour"].sem(), "completeness": complete["cosine"],
+                "completeness_standard_error": np.sqrt(complete["cosine"] * (1 - complete["cosine"]) / SAMPLES),
+                "completeness_of_pixels": complete["euclidean"],
             })  # fmt: skip
             shown[size, name] = vae
     table = pd.DataFrame(rows)

@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from pyrovae.checks import count
 from pyrovae.distributions import centre, expectation
 from pyrovae.modes import evaluating, isolated
+from pyrovae.registry import choose
 from pyrovae.vae import VAE
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ROWS_AT_ONCE = 2**10
+DISTANCES = ("cosine", "euclidean")
 
 
 def continuity(
@@ -114,6 +117,7 @@ def completeness(
     *,
     num_samples: int = 1000,
     level: float = 0.95,
+    distance: str = "euclidean",
     seed: int = 0,
 ) -> Completeness:
     r"""The share of prior samples whose decodings lie near the data: 1 - that share are holes of the latent space.
@@ -130,10 +134,11 @@ def completeness(
         condition, held_out_condition: for a conditional VAE; samples have those of random rows of x.
         num_samples: samples.
         level: share of held-out rows that count as near.
+        distance: "euclidean"; or "cosine", that of the rows scaled to norm 1, for images: a faint one is near to all.
         seed: of the samples.
 
     Raises:
-        ValueError: for data that the model does not take, or a level that is no share.
+        ValueError: for data that the model does not take, a level that is no share, or an unknown distance.
 
     >>> vae = VAE((4,), 2, likelihood="gaussian")
     >>> completeness(vae, torch.randn(30, 4), torch.randn(9, 4), num_samples=50).distances.shape
@@ -142,13 +147,14 @@ def completeness(
     if not 0 < level <= 1:
         raise ValueError(f"level: expected a share above 0 and at most 1, got {level!r}")
     count(num_samples, "num_samples", 1)
+    choose(distance, DISTANCES, "distance")
     x, held_out = vae.check(x), vae.check(held_out)
     condition = vae.check_condition(condition, len(x))
     held_out_condition = vae.check_condition(held_out_condition, len(held_out))
     with isolated(seed), evaluating(vae):
-        known = _nearest(vae.reconstruct(held_out, held_out_condition, mean=False).flatten(1), x.flatten(1))
+        known = _nearest(vae.reconstruct(held_out, held_out_condition, mean=False), x, distance)
         c = None if condition is None else condition[torch.randint(len(x), (num_samples,))]
-        distances = _nearest(vae.sample(num_samples, c).flatten(1), x.flatten(1))
+        distances = _nearest(vae.sample(num_samples, c), x, distance)
     threshold = float(known.quantile(level))
     return Completeness(float((distances <= threshold).float().mean()), threshold, distances.cpu(), level)
 
@@ -158,6 +164,7 @@ def _decoded(vae: VAE, z: Tensor, condition: Tensor | None) -> Tensor:
     return expectation(vae.decode(z, condition)).to(z.dtype).flatten(1)
 
 
-def _nearest(a: Tensor, b: Tensor) -> Tensor:
+def _nearest(a: Tensor, b: Tensor, distance: str) -> Tensor:
     """The distance of each row of a from the nearest row of b."""
+    a, b = (normalize(rows.flatten(1)) if distance == "cosine" else rows.flatten(1) for rows in (a, b))
     return torch.cat([torch.cdist(part, b).min(1).values for part in a.split(ROWS_AT_ONCE)])

@@ -1,5 +1,7 @@
 """Continuity and completeness where they are known, and the mixture that takes a prior's place."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,22 @@ def test_completeness_is_the_mass_of_the_prior_that_the_data_cover():
     assert half.share == pytest.approx(0.5 * 0.6827, abs=0.03)
 
 
+def test_a_faint_sample_is_near_to_all_by_pixels_and_to_none_by_angle():
+    """Data on the unit circle's right half; f(z) = (0.1, 0.1 z) reaches angles below arctan 1.5 for |z| < 1.5."""
+    angles = torch.linspace(-1, 1, 4000, dtype=FLOAT64) * math.atan(1.5)
+    circle = torch.stack([angles.cos(), angles.sin()], -1)
+    vae = identity(torch.tensor([[0.0], [0.1]], dtype=FLOAT64))
+    with torch.no_grad():
+        vae.likelihood.head.bias.copy_(torch.tensor([0.1, 0.0]))
+        vae.posterior.head.weight.zero_()
+    found = pyrovae.completeness(vae, circle, circle[::7], num_samples=20_000, level=1.0, distance="cosine")
+    # All held-out rows have the code 0, the angle 0, half way between two of the circle: the threshold is just that.
+    assert found.threshold < 1e-3
+    assert found.share == pytest.approx(math.erf(1.5 / math.sqrt(2)), abs=0.01)
+    near = pyrovae.completeness(vae, circle, circle[::7], num_samples=2000, level=1.0)
+    assert near.share > 0.99  # all are nearer to the circle than 0.9, as the held-out rows are
+
+
 def test_ex_post_is_the_mixture_that_em_finds(tmp_path, same):
     torch.manual_seed(0)
     centres = torch.tensor([[-3.0, 0.0], [2.0, 1.0], [0.0, 4.0]], dtype=FLOAT64)
@@ -109,6 +127,8 @@ def test_what_is_refused():
         pyrovae.continuity(vae, x, steps=1)
     with pytest.raises(ValueError, match="level: expected a share"):
         pyrovae.completeness(vae, x, x, level=0)
+    with pytest.raises(ValueError, match="unknown distance 'cos': expected one of cosine, euclidean"):
+        pyrovae.completeness(vae, x, x, distance="cos")
     with pytest.raises(ValueError, match="components: expected at most the 6 rows"):
         pyrovae.ex_post(vae, x, components=7)
     with pytest.raises(ValueError, match="expected codes that are real numbers, in one layer"):
