@@ -30,7 +30,8 @@ class Conditional(nn.Module):
             None: the piece needs no input.
         in_shape: the shape of one input.
         event_shape: the shape of one event.
-        condition_dim: the length of the condition vector that the network takes, or 0.
+        condition_dim: the length of the condition vector, or 0.
+        sight: what makes of conditions ``(B, condition_dim)`` what the network takes; None: as they are.
         features: how the network is to see inputs ``(B, *in_shape)``; None: as they are.
         corruption: what is done to inputs before that, in training mode; None: nothing.
         support: where events live. A piece over real vectors is carried there by a bijection, if there is one (exp,
@@ -49,13 +50,14 @@ class Conditional(nn.Module):
         event_shape: Sequence[int],
         *,
         condition_dim: int = 0,
+        sight: nn.Module | None = None,
         features: Callable[[Tensor], Tensor] | None = None,
         corruption: Callable[[Tensor], Tensor] | None = None,
         support: constraints.Constraint | None = None,
         name: str = "network",
     ) -> None:
         super().__init__()
-        self.in_shape, self.condition_dim = torch.Size(in_shape), condition_dim
+        self.in_shape, self.condition_dim, self.sight = torch.Size(in_shape), condition_dim, sight
         self.event_shape = torch.Size(event_shape)
         for method in ("build", "forward", "support"):
             if not hasattr(piece, method):
@@ -96,6 +98,8 @@ class Conditional(nn.Module):
     def _dry_run(self, name: str) -> Tensor:
         """Features of two rows of zeros."""
         zeros = self._zeros()
+        with evaluating(self), torch.random.fork_rng():
+            zeros[1:] = map(self._looked_at, zeros[1:])
         shapes = " and ".join(str(tuple(z.shape)) for z in zeros)
         try:
             with evaluating(self), torch.random.fork_rng():
@@ -121,7 +125,7 @@ class Conditional(nn.Module):
             inputs = inputs.expand(*lead, *self.in_shape)
         folded = [self._seen(inputs.reshape(-1, *self.in_shape))]
         if self.condition_dim and condition is not None:
-            folded.append(condition.expand(*lead, -1).reshape(-1, self.condition_dim))
+            folded.append(self._looked_at(condition.expand(*lead, -1).reshape(-1, self.condition_dim)))
         features = self.network(*folded)
         if self.maps:
             params = self.head(features.movedim(1, -1)).movedim(-1, 1).flatten(1)
@@ -169,6 +173,10 @@ class Conditional(nn.Module):
         if self.training and self.corruption is not None:
             inputs = self.corruption(inputs)
         return inputs if features is None else features(inputs)
+
+    def _looked_at(self, condition: Tensor) -> Tensor:
+        """A condition as the network is to see it."""
+        return condition if self.sight is None else self.sight(condition)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         self.carry = map_tensors(fn, self.carry)

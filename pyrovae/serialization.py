@@ -30,7 +30,8 @@ _FAMILIES = {
     "corruption": corruptions.FAMILY,
 }
 _SIZES = (
-    "event_shape", "latent_dim", "condition_dim", "condition_on", "missing", "inference", "label", "label_weight",
+    "event_shape", "latent_dim", "condition_dim", "condition_shape", "condition_on", "missing", "inference", "label",
+    "label_weight",
 )  # fmt: skip
 
 

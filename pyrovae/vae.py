@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro.distributions import TorchDistribution
@@ -21,6 +23,8 @@ from pyrovae.parameters import register
 from pyrovae.piece import Piece
 
 NETWORKS = ("encoder", "decoder")
+IMAGE_FEATURES = 256
+"""What a network of the library is told of a condition that is an image."""
 HEAD_GAIN = 0.3
 """What the first weights of the decoder's head are multiplied by."""
 
@@ -50,6 +54,10 @@ class VAE(nn.Module):
             and the others are MLPs.
         condition_dim: above 0, a conditional VAE: its networks are called with a second argument
             ``(B, condition_dim)``.
+        condition_shape: ``(C, H, W)``, where the condition is an image (Sohn, Lee & Yan 2015,
+            https://papers.nips.cc/paper/5775-learning-structured-output-representation-using-deep-conditional-generative-models).
+            Networks of the library see it through convolutions of their own, yours are called with the image; a prior
+            that is conditional has any network that takes images.
         condition_on: which of "encoder" and "decoder" take the condition; a prior that is conditional takes it anyway.
         missing: "mask" or "zero": NaN in the data is a missing cell, integrated out, of which the encoder sees an
             indicator or only a zero (see `pyrovae.likelihoods.Missing`). None: NaN is a mistake.
@@ -89,6 +97,7 @@ class VAE(nn.Module):
         encoder: nn.Module | str | Sequence[nn.Module | str | None] | None = None,
         decoder: nn.Module | str | Sequence[nn.Module | str | None] | None = None,
         condition_dim: int = 0,
+        condition_shape: Sequence[int] | None = None,
         condition_on: Sequence[str] = NETWORKS,
         missing: str | None = None,
         corruption: str | Callable[[Tensor], Tensor] | None = None,
@@ -103,6 +112,15 @@ class VAE(nn.Module):
             if condition_dim not in (0, labels.width(label)):
                 raise ValueError(f"condition_dim: expected 0, because the label is the condition, got {condition_dim}")
             condition_dim = labels.width(label)
+        self.condition_shape = None if condition_shape is None else tuple(shape(condition_shape))
+        if self.condition_shape is not None:
+            size = math.prod(self.condition_shape)
+            if label is not None or condition_dim not in (0, size) or len(self.condition_shape) != 3:
+                raise ValueError(
+                    f"condition_shape: expected (channels, height, width), no label, and condition_dim 0 or "
+                    f"their product, got {self.condition_shape} and condition_dim={condition_dim}"
+                )
+            condition_dim = size
         if isinstance(latent_dim, Sequence):
             latent_dim, *above = latent_dim or [0]
             parts = {"encoder": encoder, "decoder": decoder, "posterior": posterior}
@@ -112,7 +130,8 @@ class VAE(nn.Module):
                 each = {name: [layer[name] for layer in layers] for name in parts}
                 prior = VAE(
                     (latent_dim,), above, prior=prior, likelihood="gaussian(scale=network)", **each,
-                    condition_dim=condition_dim, condition_on=condition_on, inference=inference,
+                    condition_dim=condition_dim, condition_shape=condition_shape, condition_on=condition_on,
+                    inference=inference,
                 )  # fmt: skip
         self.event_shape = shape(event_shape)
         self.latent_dim = count(latent_dim, "latent_dim", 1)
@@ -136,7 +155,9 @@ class VAE(nn.Module):
         if isinstance(prior, hierarchy.Deep):
             self.prior = prior
         else:
-            self.prior = self._conditional("prior", prior, self._prior_network(prior), (condition_dim,), z_shape)
+            image = None if self.condition_shape is None else nn.Unflatten(-1, self.condition_shape)
+            network = self._prior_network(prior)
+            self.prior = self._conditional("prior", prior, network, (condition_dim,), z_shape, features=image)
         # A prior that is bound to the posterior lives where that does.
         target = None if hasattr(prior, "bind") else self.prior.example(condition_dim).support
         self.likelihood = self._conditional("decoder", likelihood, decoder, z_shape, self.event_shape)
@@ -169,8 +190,20 @@ class VAE(nn.Module):
             name,
             in_shape=torch.Size(in_shape),
             event_shape=torch.Size(event_shape),
-            condition_dim=self.condition_dim if name in self.condition_on else 0,
+            condition_dim=self._width() if name in self.condition_on else 0,
         )
+
+    def _width(self) -> int:
+        """How many numbers a network of the library is given of the condition."""
+        return self.condition_dim if self.condition_shape is None else IMAGE_FEATURES
+
+    def _sight(self, network: nn.Module | None) -> nn.Module | None:
+        """What makes of a flat condition what a network takes."""
+        if self.condition_shape is None:
+            return None
+        image = nn.Unflatten(-1, self.condition_shape)
+        ours = type(network) in {*networks.ENCODERS.values(), *networks.DECODERS.values()}
+        return nn.Sequential(image, networks.Conv(self.condition_shape, features=IMAGE_FEATURES)) if ours else image
 
     def _prior_network(self, prior: Piece) -> nn.Module | None:
         """The network of a prior that depends on the condition."""
@@ -180,15 +213,16 @@ class VAE(nn.Module):
                 f"prior: {type(prior).__name__} needs a condition, got condition_dim=0. Pass condition_dim=, or choose "
                 "an unconditional prior."
             )
-        shapes = {"in_shape": (self.condition_dim,), "event_shape": (self.latent_dim,)}
+        shapes = {"in_shape": self.condition_shape or (self.condition_dim,), "event_shape": (self.latent_dim,)}
         return None if network is None else registry.make(network, networks.ENCODERS, "prior network", **shapes)
 
     def _conditional(
         self, name: str, piece: Piece, network: nn.Module | None, *shapes: Sequence[int], **options: object
     ) -> Conditional:
         """One of the three conditional distributions."""
-        condition_dim = self.condition_dim if name in self.condition_on else 0
-        return Conditional(piece, network, *shapes, condition_dim=condition_dim, name=name, **options)
+        if name in self.condition_on:
+            options |= {"condition_dim": self.condition_dim, "sight": self._sight(network)}
+        return Conditional(piece, network, *shapes, name=name, **options)
 
     # The probabilistic program
 
@@ -369,12 +403,14 @@ class VAE(nn.Module):
     def check_condition(self, condition: Any, rows: int | None = None) -> Tensor | None:  # noqa: ANN401
         """The condition as a tensor ``(rows, condition_dim)``, one row standing for all; None where there is none.
 
-        Classes ``(rows,)``, integers from 0 to condition_dim - 1, become indicators. Of a VAE with a label, it is that,
-        NaN where there is none (see `pyrovae.label.encode`).
+        Images ``(rows, *condition_shape)`` become flat; classes ``(rows,)``, integers from 0 to condition_dim - 1,
+        indicators. Of a VAE with a label, it is that, NaN where there is none (see `pyrovae.label.encode`).
 
         Raises:
             ValueError: if it is missing, not wanted, of another shape, or not finite.
         """
+        if self.condition_shape is not None and np.ndim(condition) > 2:
+            condition = as_rows(condition, self.condition_shape, "condition", self.like).flatten(1)
         return labels.check_condition(condition, self.condition_dim, self.label, rows, self.like)
 
     def _rows(

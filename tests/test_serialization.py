@@ -260,6 +260,7 @@ def test_describe(tiny):
         "event_shape": [3],
         "latent_dim": 2,
         "condition_dim": 0,
+        "condition_shape": None,
         "condition_on": ["encoder", "decoder"],
         "missing": None,
         "inference": "bottom_up",

@@ -20,18 +20,21 @@ from pyrovae.piece import Piece
 
 X = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
 C = torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
+SEEN = torch.randn(6, 2, 4, 4, generator=torch.Generator().manual_seed(2))
 IMAGES = (torch.rand(6, 1, 6, 5, generator=torch.Generator().manual_seed(0)) > 0.5).float()
 
 
 NETWORKS = {"mlp": ("mlp(hidden=[8])", "mlp(hidden=[8])"), "conv": ("conv(channels=[3, 4])", "conv(channels=[4, 3])")}
 
 
-@pytest.fixture(params=["mlp", "conv", "conditional mlp", "conditional conv"])
+@pytest.fixture(params=["mlp", "conv", "conditional mlp", "conditional conv", "image conv"])
 def case(request):
-    """(VAE, arguments of model and guide) for each kind of network, with and without a condition."""
+    """(VAE, arguments of model and guide) for each kind of network, with and without a condition, or with images."""
     torch.manual_seed(0)
     encoder, decoder = NETWORKS[request.param.split()[-1]]
     conditional = request.param.startswith("conditional")
+    if request.param.startswith("image"):
+        return VAE((1, 6, 5), 2, encoder=encoder, decoder=decoder, condition_shape=(2, 4, 4)), (IMAGES, SEEN)
     vae = VAE((1, 6, 5), 2, encoder=encoder, decoder=decoder, condition_dim=2 * conditional)
     return vae, (IMAGES, C) if conditional else (IMAGES,)
 
@@ -41,6 +44,51 @@ def conditional(request):
     torch.manual_seed(0)
     encoder, decoder = NETWORKS[request.param]
     return VAE((1, 6, 5), 2, encoder=encoder, decoder=decoder, condition_dim=2)
+
+
+class Sees(nn.Module):
+    """Joins rows with the middle of an image."""
+
+    def forward(self, x, image):
+        assert image.shape[1:] == (2, 4, 4)
+        return torch.cat([x.flatten(1), image[:, :, 1:3, 1:3].flatten(1)], -1)
+
+
+@pytest.mark.parametrize("prior", ["normal", "conditional(network='conv(channels=[2])')", "conditional(network=mlp)"])
+@pytest.mark.parametrize("network", ["conv(channels=[3, 4])", "mlp(hidden=[8])", "own"])
+def test_an_image_as_the_condition(prior, network, tmp_path):
+    torch.manual_seed(0)
+    encoder, decoder = (Sees(), Sees()) if network == "own" else (network, network)
+    vae = VAE((1, 6, 5), 2, prior=prior, encoder=encoder, decoder=decoder, condition_shape=(2, 4, 4))
+    own = {"encoder": encoder, "decoder": decoder} if network == "own" else {}
+    pyrovae.fit(vae, IMAGES, SEEN, epochs=2, batch_size=3, progress=False)
+    vae.eval()
+    other = SEEN + torch.tensor([0.0, 0, 0, 0, 0, 1.0])[:, None, None, None]
+    for a, b in (
+        (vae.encode(IMAGES, SEEN).mean, vae.encode(IMAGES, other).mean),
+        (vae.decode(torch.zeros(6, 2), SEEN).mean, vae.decode(torch.zeros(6, 2), other).mean),
+    ):
+        assert torch.equal(a[:5], b[:5]) and not torch.allclose(a[5], b[5])
+    assert torch.equal(vae.encode(IMAGES, SEEN).mean, vae.encode(IMAGES, SEEN.flatten(1)).mean)
+    same = [
+        p.mean if prior == "normal" else p.mean[5]
+        for p in (vae.prior(vae.check_condition(c), vae.check_condition(c)) for c in (SEEN, other))
+    ]
+    assert torch.allclose(*same) == (prior == "normal")
+    loaded = pyrovae.load(pyrovae.save(vae, tmp_path), **own)
+    assert torch.equal(loaded.encode(IMAGES, SEEN).mean, vae.encode(IMAGES, SEEN).mean)
+    assert vae.sample(4, SEEN[:1]).shape == (4, 1, 6, 5)
+
+
+def test_images_that_are_refused():
+    vae = VAE((3,), 2, condition_shape=(2, 4, 4))
+    with pytest.raises(ValueError, match=r"condition: expected shape \(N, 2, 4, 4\)"):
+        vae.encode(torch.zeros(6, 3), torch.zeros(6, 4, 4, 2))
+    with pytest.raises(ValueError, match="condition: expected a finite number, got nan at row 1"):
+        vae.encode(torch.zeros(6, 3), torch.cat([SEEN[:1], SEEN[1:] * torch.nan]))
+    for options in ({"label": 3}, {"condition_dim": 5}, {"condition_shape": (4, 4)}):
+        with pytest.raises(ValueError, match="condition_shape: expected"):
+            VAE((3,), 2, **{"condition_shape": (2, 4, 4), **options})
 
 
 # The program
@@ -258,7 +306,7 @@ def test_decode_by_rows_of_the_condition(conditional):
 
 def test_encoder_folds_leading_dimensions(case):
     vae, data = case
-    conditions = [c.expand(3, *c.shape) for c in data[1:]]
+    conditions = [vae.check_condition(c).expand(3, 6, -1) for c in data[1:]]
     q = vae.posterior(IMAGES.expand(3, *IMAGES.shape), *conditions)
     assert q.batch_shape == (3, 6) and q.event_shape == (2,)
     assert torch.allclose(q.mean[2], vae.encode(*data).mean, rtol=1e-5, atol=1e-6)

@@ -43,6 +43,7 @@ from pyrovae.elbos.mean_field import MeanField
 from pyrovae.elbos.regularized import (
     DIP,
     Capacity,
+    Contractive,
     FactorVAE,
     FreeBits,
     InfoVAE,
@@ -71,6 +72,7 @@ __all__ = [
     "VIMCO",
     "Bound",
     "Capacity",
+    "Contractive",
     "DReG",
     "Draws",
     "EnergyDistance",
@@ -136,6 +138,7 @@ FAMILY: dict[str, Callable[..., ELBO]] = {
     "factor_vae": FactorVAE,
     "dip": DIP,
     "info_vae": InfoVAE,
+    "contractive": Contractive,
 }
 
 

@@ -43,6 +43,7 @@ class Draws:
         path: zeros whose gradient by the guide's parameters is :math:`\partial_z \log q \cdot \partial_\phi z`.
         through: how the model's slope in z goes back to the guide.
         fold: brings what a site has for each draw and plate to the shape ``(K, *rows)``.
+        inputs: x, of an estimator that takes slopes in it.
     """
 
     observed: Tensor
@@ -53,6 +54,7 @@ class Draws:
     path: Tensor | None
     through: Through
     fold: Fold
+    inputs: Tensor | None = None
 
     @property
     def log_p(self) -> Tensor:

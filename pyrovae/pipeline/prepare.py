@@ -102,7 +102,7 @@ def conditions(data: Dataset, settings: Run) -> dict[str, torch.Tensor | None]:
     labels = {part: getattr(data, f"{part}_labels") for part in ("train", "validation", "test")}
     if settings.data.condition is None and settings.data.labels is None:
         return dict.fromkeys(labels)
-    if settings.data.condition not in (None, "labels"):
+    if settings.data.condition not in (None, "label", "labels"):
         raise ValueError(f"condition: expected labels, or none, got {settings.data.condition!r}")
     if labels["train"] is None:
         asked = "condition" if settings.data.labels is None else "labels"

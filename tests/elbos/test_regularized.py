@@ -1,6 +1,7 @@
 """Regularised ELBOs: their penalties against formulas written out again, and all that must not change them."""
 
 import copy
+import dataclasses
 import math
 from functools import partial
 
@@ -16,7 +17,17 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 from pyrovae import VAE, elbos, fit
-from pyrovae.elbos import DIP, Capacity, FactorVAE, FreeBits, InfoVAE, KLWeight, MeanField, TotalCorrelation
+from pyrovae.elbos import (
+    DIP,
+    Capacity,
+    Contractive,
+    FactorVAE,
+    FreeBits,
+    InfoVAE,
+    KLWeight,
+    MeanField,
+    TotalCorrelation,
+)
 from pyrovae.elbos.draws import draw
 from pyrovae.elbos.regularized.latent import Latent
 
@@ -30,11 +41,13 @@ MEMBERS = {
     "factor_vae": FactorVAE,
     "dip": DIP,
     "info_vae": InfoVAE,
+    "contractive": Contractive,
 }
 SPECS = [
     "free_bits(nats=0.3)", "capacity(nats=2, gamma=3)", "total_correlation(beta=4)",
     "total_correlation(alpha=0.5, beta=2, gamma=3, sampling=weighted)", "factor_vae(hidden=[8])", "dip(kind=i)",
     "dip(kind=ii, diagonal=2)", "info_vae(alpha=0.5, weight=20)", "info_vae(kernel=rbf, scale=0.5)",
+    "contractive(weight=2)",
 ]  # fmt: skip
 # Each at the weights that leave the ELBO, and the plain estimator that it then is, draw by draw.
 PLAIN = {
@@ -45,13 +58,16 @@ PLAIN = {
     "dip(diagonal=0, off_diagonal=0)": MeanField,
     "info_vae(weight=1)": MeanField,
     "capacity(nats=0, gamma=1)": MeanField,
+    "contractive(weight=0)": MeanField,
 }
 
 
 def latent_of(vae, x, particles=1, seed=0, **kwargs):
     """What an estimator makes its penalty of."""
     torch.manual_seed(seed)
-    return Latent(draw(vae.model, vae.guide, (x,), kwargs, particles, 1), "a test")
+    x = x.clone().requires_grad_()
+    draws = draw(vae.model, vae.guide, (x,), kwargs, particles, 1)
+    return Latent(dataclasses.replace(draws, inputs=x), "a test")
 
 
 def loss_of(loss, vae, x=X, seed=0, **kwargs):
@@ -599,6 +615,43 @@ def test_priors_that_are_not_for_each_row_alike(prior):
         assert math.isfinite(elbos.make(name, 2).loss_and_grads(vae.model, vae.guide, *data))
 
 
+@pytest.mark.parametrize("posterior", ["normal", "delta", "full_rank"])
+def test_contractive_from_the_jacobian(tiny, posterior):
+    """Of one latent dimension the signs do not matter; of more, the mean over them is the squared norm."""
+    for size, draws in ((1, 1), (3, 300)):
+        torch.manual_seed(0)
+        encoder = nn.Sequential(nn.Linear(3, 5), nn.Tanh())
+        vae = VAE((3,), size, likelihood="gaussian", posterior=posterior, encoder=encoder).double()
+        x = X.double()
+        jacobian = torch.autograd.functional.jacobian(lambda rows, vae=vae: vae.encode(rows).mean, x, vectorize=True)
+        norms = torch.stack([jacobian[n, :, n].square().sum() for n in range(len(x))])
+        assert not jacobian[0, :, 1:].any()
+        for particles in (1, 4):
+            found = torch.stack([Contractive().slope(latent_of(vae, x, particles, seed)) for seed in range(draws)])
+            error = found.std() / math.sqrt(draws) if draws > 1 else torch.tensor(1e-12)
+            assert abs(found.mean() - norms.mean()) < 4 * error
+
+
+def test_contraction_makes_codes_smooth(tiny):
+    """And the autoencoder of the paper has no term for the prior: without its slopes it is the reconstruction."""
+    plain = tiny(posterior="delta").double()
+    x = X.double()
+    reconstruction = -plain.decode(plain.encode(x).v).log_prob(x).sum().item()
+    assert loss_of(Contractive(weight=0.0, kl=0.0), plain, x) == pytest.approx(reconstruction, rel=1e-12)
+    slopes = []
+    for weight in (0.0, 3.0):
+        vae = tiny(posterior="delta").double()
+        fit(vae, x, elbo=Contractive(weight=weight, kl=0.0), epochs=200, batch_size=9, lr=1e-2, progress=False)
+        slopes.append(Contractive().slope(latent_of(vae, x)).item())
+    assert slopes[1] < 0.5 * slopes[0]
+
+
+def test_contractive_needs_x(tiny):
+    vae = tiny()
+    with pytest.raises(ValueError, match="Contractive: expected x, a tensor of real numbers.*got torch.int64"):
+        Contractive().loss(vae.model, vae.guide, torch.zeros(4, 3, dtype=torch.long))
+
+
 def test_points(tiny):
     vae = tiny(posterior="delta")
     free = FreeBits(nats=0.0).penalty(latent_of(vae, X))
@@ -648,7 +701,7 @@ def test_other_programs_are_refused(tiny, name):
 @pytest.mark.parametrize("name", MEMBERS)
 def test_a_batch_of_one_row(tiny, name):
     vae, loss = tiny(), elbos.make(name)
-    if name in ("free_bits", "capacity", "total_correlation"):
+    if name in ("free_bits", "capacity", "total_correlation", "contractive"):
         assert math.isfinite(loss_of(loss, vae, X[:1]))
     else:
         with pytest.raises(ValueError, match=f"{type(loss).__name__}: expected at least 2 rows in a batch.*got 1"):
@@ -676,6 +729,8 @@ def test_a_batch_of_one_row(tiny, name):
         (lambda: FactorVAE(gamma=-1), "gamma: expected"),
         (lambda: FactorVAE(lr=0), "lr: expected a finite number above 0"),
         (lambda: FactorVAE(hidden=()), "expected hidden to be one or more positive widths"),
+        (lambda: Contractive(weight=-1), "weight: expected a finite number of at least 0, got -1"),
+        (lambda: Contractive(kl=math.inf), "kl: expected"),
         (lambda: DIP(kind="iii"), "unknown kind 'iii'"),
         (lambda: DIP(diagonal=-1), "diagonal: expected"),
         (lambda: DIP(off_diagonal=math.nan), "off_diagonal: expected"),

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 from torch import Tensor
 from torch.distributions import Distribution, Independent, TransformedDistribution, kl_divergence
 
+from pyrovae.distributions import centre
 from pyrovae.elbos.draws import Draws, Site
 
 
@@ -110,6 +111,12 @@ class Latent:
                 f"{self.owner}: expected a posterior whose means and variances are known, got {_name(q)}. "
                 "Choose posterior='normal'."
             ) from error
+
+    @cached_property
+    def centre(self) -> Tensor:
+        """Where each row's posterior is, ``(K, B, D)``: its mean, or mode."""
+        q = self.posterior["fn"]
+        return self._arrange(centre(q).expand_as(self.posterior["value"]))
 
     @cached_property
     def factors(self) -> tuple[Distribution, Distribution]:
