@@ -24,6 +24,7 @@ from pyrovae.evaluation import (
     k_hat,
     log_marginal,
     outlier_scores,
+    rate_distortion,
 )
 from pyrovae.inference_data import to_inference_data
 from pyrovae.piece import Piece
@@ -61,6 +62,7 @@ __all__ = [
     "outlier_scores",
     "posteriors",
     "priors",
+    "rate_distortion",
     "save",
     "to_inference_data",
 ]

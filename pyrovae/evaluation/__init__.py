@@ -10,6 +10,7 @@ from pyrovae.evaluation.latent_space import Completeness, completeness, continui
 from pyrovae.evaluation.log_marginal import LogMarginal, log_marginal
 from pyrovae.evaluation.outliers import outlier_scores
 from pyrovae.evaluation.psis import k_hat
+from pyrovae.evaluation.rate_distortion import rate_distortion
 
 __all__ = [
     "Completeness",
@@ -28,4 +29,5 @@ __all__ = [
     "k_hat",
     "log_marginal",
     "outlier_scores",
+    "rate_distortion",
 ]
