@@ -5,7 +5,9 @@ units, Adam at 4.2e-4 with beta1 = .95, batches of 200, classifier loss times 46
 Bernoulli, 50,000 training rows. Its test accuracy is .9319 with 100 labels and .9582 with 3,000; without the classifier
 loss .2254 and .8932; with classes drawn instead of summed out .20.
 
-Here labelled rows are in the same batches as the others.
+Here labelled rows are in the same batches as the others. "M1 + M2" is the paper's stack: M1 is a VAE without labels, of
+the same networks, and M2 is trained on its codes; the paper has .9667 with 100 labels and .9760 with 3,000, of larger
+networks and after longer training.
 
     python experiments/semi_supervised.py --data-root data
 """
@@ -28,8 +30,10 @@ VARIANTS = {
     "summed out, classifier loss": ("enum_elbo", 46.0),
     "summed out": ("enum_elbo", 0.0),
     "drawn": ("elbo", 0.0),
+    "M1 + M2": ("enum_elbo", 46.0),
 }
 NETWORK = "mlp(hidden=[500], activation=softplus)"
+SIZE = 50
 
 
 def main() -> None:
@@ -60,17 +64,26 @@ def main() -> None:
 def run(data: pyrovae.datasets.Dataset, variant: str, count: int, seed: int, epochs: int) -> dict[str, object]:
     elbo, weight = VARIANTS[variant]
     torch.manual_seed(seed)
-    vae = pyrovae.VAE(
-        (1, 28, 28), 50, likelihood="bernoulli(relaxed=True)", label=10, label_weight=weight,
-        encoder=NETWORK, decoder=NETWORK, classifier=NETWORK,
-    )  # fmt: skip
+    training = {
+        "epochs": epochs, "batch_size": 200, "lr": 4.2e-4, "seed": seed,
+        "optimizer": partial(torch.optim.Adam, betas=(0.95, 0.999)),
+    }  # fmt: skip
+    networks = {"encoder": NETWORK, "decoder": NETWORK}
+    likelihood = "bernoulli(relaxed=True)"
+    train, test = data.train, data.test
     begin = time.perf_counter()
-    pyrovae.fit(
-        vae, data.train, few(data.train_labels, count, seed), elbo=elbo, epochs=epochs, batch_size=200, lr=4.2e-4,
-        optimizer=partial(torch.optim.Adam, betas=(0.95, 0.999)), seed=seed,
-    )  # fmt: skip
+    if variant == "M1 + M2":
+        m1 = pyrovae.VAE((1, 28, 28), SIZE, likelihood=likelihood, **networks)
+        pyrovae.fit(m1, train, **training)
+        likelihood = "gaussian(scale=network)"
+        with torch.no_grad():
+            train, test = m1.encode(train).mean, m1.encode(test).mean
+    vae = pyrovae.VAE(
+        train.shape[1:], SIZE, likelihood=likelihood, label=10, label_weight=weight, classifier=NETWORK, **networks
+    )
+    pyrovae.fit(vae, train, few(data.train_labels, count, seed), elbo=elbo, **training)
     minutes = (time.perf_counter() - begin) / 60
-    accuracy = float((vae.predict(data.test) == data.test_labels).float().mean())
+    accuracy = float((vae.predict(test) == data.test_labels).float().mean())
     print(f"{variant}, {count} labels, draw {seed}: {accuracy:.4f} in {minutes:.1f} minutes")
     return {
         "variant": variant,
