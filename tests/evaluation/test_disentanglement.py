@@ -89,11 +89,11 @@ def test_predictability_is_r_squared_of_numbers_and_balanced_accuracy_of_classes
     np.testing.assert_allclose(predictability(z, v), expected, atol=1e-12)
     by_hand = [abs(max(column) - sorted(column)[-2]) for column in zip(*expected, strict=True)]
     assert sap(z, v) == pytest.approx(statistics.mean(by_hand))
-    # Five of the six rows of a and both of b lie on their side of the threshold; the other unit says a, or b.
-    kinds = pd.DataFrame({"kind": list("aaaaaabb"), "z": [0, 0, 0, 0, 0, 1, 1, 1]})
-    codes = np.stack([kinds["z"], np.full(8, 0.1)], 1)
+    # Of ten rows of a six lie on its side of the threshold, and both of b on theirs; the other unit says a, or b.
+    kinds = pd.DataFrame({"kind": list("aaaaaaaaaabb"), "z": [0] * 6 + [1] * 6})
+    codes = np.stack([kinds["z"], np.full(12, 0.1)], 1)
     found = predictability(codes, kinds, categorical=["kind"])
-    np.testing.assert_allclose(found, [[(5 / 6 + 1) / 2, 1], [1 / 2, 0]])
+    np.testing.assert_allclose(found, [[(6 / 10 + 1) / 2, 1], [1 / 2, 0]])
     # Three classes need two thresholds; halves of two classes that alternate cannot be had with one.
     order = np.tile([[0, 0], [1, 1], [2, 0], [3, 1]], (5, 1))
     found = predictability(order, np.stack([order[:, 0].clip(0, 2), order[:, 1]], 1), categorical=[0, 1])
