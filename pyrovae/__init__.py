@@ -9,6 +9,7 @@ from importlib.metadata import version as _version
 from pyrovae import datasets, elbos, likelihoods, networks, posteriors, priors
 from pyrovae.evaluation import (
     Completeness,
+    Disentanglement,
     ElboComparison,
     Evaluation,
     LogMarginal,
@@ -19,6 +20,7 @@ from pyrovae.evaluation import (
     compare_training,
     completeness,
     continuity,
+    disentanglement,
     evaluate,
     impute,
     k_hat,
@@ -37,6 +39,7 @@ __version__ = _version("pyrovae")
 __all__ = [
     "VAE",
     "Completeness",
+    "Disentanglement",
     "ElboComparison",
     "Evaluation",
     "LogMarginal",
@@ -49,6 +52,7 @@ __all__ = [
     "completeness",
     "continuity",
     "datasets",
+    "disentanglement",
     "elbos",
     "evaluate",
     "ex_post",

@@ -7,6 +7,7 @@ from pyrovae.datasets.dataset import Dataset
 from pyrovae.datasets.linear_gaussian import LinearGaussian
 from pyrovae.datasets.missing import take_away
 from pyrovae.datasets.schema import Column, Schema
+from pyrovae.datasets.shapes import shapes
 
 __all__ = [
     "DATASETS",
@@ -19,5 +20,6 @@ __all__ = [
     "linear_gaussian",
     "load",
     "names",
+    "shapes",
     "take_away",
 ]

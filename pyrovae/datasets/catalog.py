@@ -17,6 +17,7 @@ from pyrovae.datasets.binarize import MODES
 from pyrovae.datasets.binarize import binarize as binarized
 from pyrovae.datasets.dataset import Dataset
 from pyrovae.datasets.schema import Kinds, Schema, encode, frame_of
+from pyrovae.datasets.shapes import load as shapes
 from pyrovae.datasets.splits import PARTS
 from pyrovae.registry import choose
 
@@ -84,6 +85,11 @@ DATASETS: dict[str, Source] = {
         linear_gaussian.load,
         "2,000 rows of probabilistic PCA with an exact log p(x); nothing to download",
         "https://doi.org/10.1111/1467-9868.00196",
+    ),
+    "shapes": Source(
+        shapes,
+        "7,500 shapes of five known factors, 28 x 28 grey pixels; nothing to download",
+        "https://openreview.net/forum?id=Sy2fzU9gl",
     ),
 }
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae.datasets.schema import Schema
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,8 @@ class Dataset:
         loc, scale: the standardization that was applied, shape ``event_shape``; None for none.
         schema: what the columns of a table of different types are; its categories stand as codes. None for any
             other data.
+        train_factors, validation_factors, test_factors: what each row was drawn from, a column a factor; None where
+            that is not known.
 
     >>> x = torch.zeros(8, 2)
     >>> Dataset("zeros", x, x[:1], x[:1], constraints.real)
@@ -52,6 +58,9 @@ class Dataset:
     loc: Tensor | None = None
     scale: Tensor | None = None
     schema: Schema | None = None
+    train_factors: pd.DataFrame | None = None
+    validation_factors: pd.DataFrame | None = None
+    test_factors: pd.DataFrame | None = None
 
     @property
     def event_shape(self) -> torch.Size:

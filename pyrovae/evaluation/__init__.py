@@ -1,9 +1,11 @@
-"""Evaluation: ELBO with its split, log p(x), k-hat and active units; estimators side by side; imputation; holes."""
+"""Evaluation: ELBO with its split, log p(x), k-hat and active units; estimators side by side; imputation; holes;
+disentanglement."""
 
 from pyrovae.evaluation.ais import ais
 from pyrovae.evaluation.clusters import clusters
 from pyrovae.evaluation.compare_elbos import ElboComparison, compare_elbos
 from pyrovae.evaluation.compare_training import TrainingComparison, compare_training
+from pyrovae.evaluation.disentanglement import DCI, Disentanglement, dci, disentanglement, factor_vae_score, mig, sap
 from pyrovae.evaluation.evaluate import Evaluation, evaluate
 from pyrovae.evaluation.impute import impute
 from pyrovae.evaluation.latent_space import Completeness, completeness, continuity
@@ -13,7 +15,9 @@ from pyrovae.evaluation.psis import k_hat
 from pyrovae.evaluation.rate_distortion import rate_distortion
 
 __all__ = [
+    "DCI",
     "Completeness",
+    "Disentanglement",
     "ElboComparison",
     "Evaluation",
     "LogMarginal",
@@ -24,10 +28,15 @@ __all__ = [
     "compare_training",
     "completeness",
     "continuity",
+    "dci",
+    "disentanglement",
     "evaluate",
+    "factor_vae_score",
     "impute",
     "k_hat",
     "log_marginal",
+    "mig",
     "outlier_scores",
     "rate_distortion",
+    "sap",
 ]

@@ -140,4 +140,5 @@ def shuffled_test(data: Dataset, settings: Run, rows: int | None = None) -> tupl
     labels = None if data.test_labels is None else data.test_labels[order]
     condition = conditions(data, settings)["test"]
     condition = None if condition is None else condition[order]
-    return dataclasses.replace(data, test=data.test[order], test_labels=labels), condition
+    factors = None if data.test_factors is None else data.test_factors.iloc[order.numpy()].reset_index(drop=True)
+    return dataclasses.replace(data, test=data.test[order], test_labels=labels, test_factors=factors), condition

@@ -13,7 +13,7 @@ import pyrovae.datasets
 from pyrovae.checks import check_values
 from pyrovae.datasets import DATASETS, load, names
 
-EMBEDDED = ["digits", "breast_cancer", "iris", "wine", "diabetes", "linear_gaussian"]
+EMBEDDED = ["digits", "breast_cancer", "iris", "wine", "diabetes", "linear_gaussian", "shapes"]
 TABLES = ["breast_cancer", "iris", "wine", "diabetes"]
 
 
