@@ -19,6 +19,7 @@ from torch.distributions import Independent
 
 from pyrovae import registry
 from pyrovae.conditional import Conditional
+from pyrovae.modes import evaluating
 from pyrovae.registry import Family
 
 DRAWN = "x_missing"
@@ -111,7 +112,7 @@ class Mechanism(nn.Module):
         like = next(self.parameters(), torch.empty(()))
         rows = torch.zeros(2, *self.event_shape, dtype=like.dtype, device=like.device)
         try:
-            with torch.no_grad():
+            with evaluating(self), torch.random.fork_rng():
                 found = logits(rows)
         except Exception as error:
             raise ValueError(f"mechanism: expected a module that takes {tuple(rows.shape)}, got {error!r}") from error

@@ -248,6 +248,9 @@ def test_mistakes_are_one_line(here, capsys):
     assert "unknown missing 'none': expected one of mask, zero" in refused(
         capsys, "fit", "iris", "--missing", "0.1", "--sees", "none"
     )
+    assert "mechanism: expected a VAE of which missing cells are known" in refused(
+        capsys, "fit", "iris", "--mechanism", "self_masking"
+    )
     tabular = ["fit", "holes.csv", "--likelihood", "tabular"]
     assert "tabular keeps the units of the table" in refused(capsys, *tabular, "--standardize", "True")
     assert "unknown column 'c': expected one of a, b" in refused(capsys, *tabular, "--kinds", "c", "real")

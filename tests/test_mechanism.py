@@ -37,7 +37,7 @@ def exact(w=W, b=B, intercept=INTERCEPT, slope=SLOPE):
         grids = np.meshgrid(*[axis] * s.sum(), indexing="ij")
         cells = np.broadcast_to(x, (*grids[0].shape, 3) if grids else (3,)).copy()
         cells[..., s] = np.stack(grids, -1) if grids else 0
-        logits = intercept + slope * cells
+        logits = intercept + (slope * cells if slope.ndim == 1 else cells @ slope.T)
         density = stats.multivariate_normal(b, covariance).pdf(cells) * expit(np.where(s, logits, -logits)).prod(-1)
         total = density.sum()
         log_prob.append(math.log(total) + s.sum() * math.log(axis[1] - axis[0]))
@@ -95,6 +95,22 @@ def test_log_marginal_is_exact_and_the_elbo_below_it():
     assert (
         np.abs(evaluation.rows["log_marginal"] - expected) < 4 * evaluation.rows["log_marginal_standard_error"]
     ).all()
+
+
+def test_a_module_of_ones_own():
+    """A linear one, in which every cell may make every other go missing."""
+    slope = np.array([[1.0, -0.5, 0.0], [0.3, -1.0, 0.8], [-0.7, 0.0, 0.4]])
+    vae, x = known(None)
+    linear = nn.Linear(3, 3)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor(slope))
+        linear.bias.copy_(torch.tensor(INTERCEPT))
+    own = VAE((3,), 1, likelihood=f"gaussian(scale={SCALE})", decoder=nn.Identity(), missing="zero", mechanism=linear)
+    own.double().load_state_dict(vae.state_dict(), strict=False)
+    log_prob, mean, _ = exact(slope=slope)
+    found = pyrovae.log_marginal(own, x, num_samples=50_000, progress=False)
+    assert (np.abs(found.value.numpy() - log_prob) < 4 * found.standard_error.numpy()).all()
+    np.testing.assert_allclose(pyrovae.impute(own, x, num_samples=50_000, progress=False), mean, atol=0.04)
 
 
 def test_imputation_is_exact():
