@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable
 
-from pyrovae import datasets, elbos, likelihoods, networks, posteriors, priors
+from pyrovae import datasets, elbos, likelihoods, mechanism, networks, posteriors, priors
 
 Entry = dict[str, str]
 
@@ -23,6 +23,7 @@ def board() -> dict[str, dict[str, Entry]]:
         "posteriors": posteriors.FAMILY,
         "encoders": networks.ENCODERS,
         "decoders": networks.DECODERS,
+        "mechanisms": mechanism.FAMILY,
     }
     known = {"in_shape", "event_shape", "condition_dim"}
     result = {

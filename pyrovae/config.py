@@ -90,6 +90,8 @@ class Architecture:
     """With --labels: weight of the classifier's own log-likelihood of the labels."""
     sees: str = "mask"
     """What the encoder sees of missing cells, where there are such: "mask", an indicator of each, or "zero"."""
+    mechanism: str | None = None
+    """How a cell's value makes it go missing: see `pyrovae list`; by default cells are missing at random."""
 
     def __post_init__(self) -> None:
         _whole(self, 1, "latent_dim", "layers")

@@ -33,6 +33,8 @@ Draws = dict[tuple[str, str], Tensor]
 Variables = dict[str, tuple[tuple[str, ...], Tensor | np.ndarray]]
 """The variables of one group: name -> (dims, values)."""
 
+DATA = ("x", "missing")
+"""The sites of the model that are data, not latents."""
 ATTRS = (
     ("log_likelihood", "x", {"long_name": "log p(x | z)", "units": "nats"}),
     ("sample_stats", "log_weight", {"long_name": "log p(x, z) - log q(z | x)", "units": "nats"}),
@@ -81,7 +83,9 @@ def to_inference_data(
     conditional VAE has dims (chain, draw, row, ...) in prior and prior_predictive too, because its x depends on the
     row's condition. Layered latents ``z1``, ``z2`` have a dim of their own each, ``z1_latent``. There is one chain,
     and its draws are independent of one another and come from the guide: ArviZ has no r-hat for it, and how good the
-    guide is k-hat says (Yao et al. 2018, https://arxiv.org/abs/1802.02538).
+    guide is k-hat says (Yao et al. 2018, https://arxiv.org/abs/1802.02538). With a mechanism of missing cells,
+    prior_predictive has what would be ``missing`` too, log_likelihood :math:`\log p(s_n \mid x_n)` under that name, at
+    draws of the missing cells, and so have log_weight and lp.
 
     **Do not run** ``az.loo`` **on the log_likelihood**: with a z of its own for each row that is the harmonic-mean
     estimator, off by hundreds of nats (Neal, https://radfordneal.wordpress.com/2008/08/17/). Compare models by
@@ -222,19 +226,23 @@ def _posterior(vae: VAE, x: Tensor, condition: Tensor | None, first: int) -> Dra
             f"x: expected a finite log p(x | z), got {log_likelihood[:, row].min().item():g} at row {first + row}: the "
             "model's weights are not finite or its density overflows. Look at that row, or train with a lower lr."
         )
-    return {
+    found = {
         **_latents(guide, "posterior"),
         ("posterior_predictive", "x"): site["fn"].expand(shape).sample(),
         ("log_likelihood", "x"): log_likelihood,
         ("sample_stats", "log_weight"): (log_p - log_q).expand(shape),
         ("sample_stats", "lp"): log_p.expand(shape),
     }
+    if vae.mechanism is not None:
+        found["log_likelihood", "missing"] = model.nodes["missing"]["log_prob"].expand(shape)
+    return found
 
 
 def _prior(vae: VAE, condition: Tensor | None, size: int) -> Draws:
     """Latents and x from the model."""
     trace = poutine.trace(vae.model).get_trace(None, condition, size=size)
-    return {**_latents(trace, "prior"), ("prior_predictive", "x"): trace.nodes["x"]["value"]}
+    predicted = {("prior_predictive", name): trace.nodes[name]["value"] for name in DATA if name in trace}
+    return {**_latents(trace, "prior"), **predicted}
 
 
 def _sites(trace: Trace) -> dict[str, Any]:
@@ -244,8 +252,8 @@ def _sites(trace: Trace) -> dict[str, Any]:
 
 
 def _latents(trace: Trace, group: str) -> Draws:
-    """The value of each site but x."""
-    return {(group, name): site["value"] for name, site in _sites(trace).items() if name != "x"}
+    """The value of each site that is no data."""
+    return {(group, name): site["value"] for name, site in _sites(trace).items() if name not in DATA}
 
 
 # Groups: names for the axes

@@ -16,6 +16,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from pyrovae import corruptions, likelihoods, networks, posteriors, priors, registry
+from pyrovae import mechanism as mechanisms
 from pyrovae.piece import Piece
 from pyrovae.vae import VAE
 
@@ -28,6 +29,7 @@ _FAMILIES = {
     "decoder": networks.DECODERS,
     "classifier": networks.ENCODERS,
     "corruption": corruptions.FAMILY,
+    "mechanism": mechanisms.FAMILY,
 }
 _SIZES = (
     "event_shape", "latent_dim", "condition_dim", "condition_shape", "condition_on", "missing", "inference", "label",
@@ -47,6 +49,7 @@ def describe(vae: VAE) -> dict[str, Any]:
         "encoder": vae.posterior.network,
         "decoder": vae.likelihood.network,
         "corruption": vae.posterior.corruption,
+        "mechanism": None if vae.mechanism is None else vae.mechanism.logits,
         "classifier": None if vae.y is None else vae.y.posterior.network,
     }
     described = {
@@ -84,14 +87,15 @@ def load(
     decoder: nn.Module | None = None,
     classifier: nn.Module | None = None,
     corruption: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    mechanism: nn.Module | None = None,
 ) -> VAE:
     """Read a VAE from a file or folder that `save` wrote, on any device; its numbers are those of the saved one.
 
     Args:
         path: the file, or the folder (such as a run's) that holds ``model.safetensors``.
         device: where to put it.
-        prior, likelihood, posterior, encoder, decoder, classifier, corruption: parts of your own, made as they
-            were before training.
+        prior, likelihood, posterior, encoder, decoder, classifier, corruption, mechanism: parts of your own, made as
+            they were before training.
 
     Raises:
         FileNotFoundError: where there is no such file.
@@ -112,7 +116,7 @@ def load(
         ) from error
     given = dict(
         prior=prior, likelihood=likelihood, posterior=posterior, encoder=encoder, decoder=decoder,
-        classifier=classifier, corruption=corruption,
+        classifier=classifier, corruption=corruption, mechanism=mechanism,
     )  # fmt: skip
     with torch.random.fork_rng(), warnings.catch_warnings():
         # Whoever made the parts was warned of them.

@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 
 from pyrovae import corruptions, hierarchy, likelihoods, networks, posteriors, priors, registry
 from pyrovae import label as labels
+from pyrovae import mechanism as mechanisms
 from pyrovae.checks import as_rows, check_one_kind, check_values, choose_all, count, shape
 from pyrovae.conditional import Conditional, check_same_support
 from pyrovae.distributions import centre, expectation
@@ -61,6 +62,9 @@ class VAE(nn.Module):
         condition_on: which of "encoder" and "decoder" take the condition; a prior that is conditional takes it anyway.
         missing: "mask" or "zero": NaN in the data is a missing cell, integrated out, of which the encoder sees an
             indicator or only a zero (see `pyrovae.likelihoods.Missing`). None: NaN is a mistake.
+        mechanism: how a cell's value makes it go missing: ``"self_masking"``, ``"self_masking(sign=1)"``, or any module
+            from completed rows to the logits of being missing, both ``(B, *event_shape)`` (see
+            `pyrovae.mechanism.Mechanism`). None: cells are missing at random.
         corruption: what is done to the rows that the encoder sees in training: a name such as ``"masking(share=0.3)"``,
             an object from `pyrovae.corruptions`, or any function of x. Bounds are those of the clean rows.
         label: K, for one of K classes, or "real", for a number: a label y that some rows have. It takes the place of
@@ -100,6 +104,7 @@ class VAE(nn.Module):
         condition_shape: Sequence[int] | None = None,
         condition_on: Sequence[str] = NETWORKS,
         missing: str | None = None,
+        mechanism: str | nn.Module | None = None,
         corruption: str | Callable[[Tensor], Tensor] | None = None,
         label: int | str | None = None,
         classifier: nn.Module | str | None = None,
@@ -161,6 +166,7 @@ class VAE(nn.Module):
         # A prior that is bound to the posterior lives where that does.
         target = None if hasattr(prior, "bind") else self.prior.example(condition_dim).support
         self.likelihood = self._conditional("decoder", likelihood, decoder, z_shape, self.event_shape)
+        self.mechanism = mechanisms.make(mechanism, self.likelihood, self.missing, condition_dim)
         self.posterior = self._conditional(
             "encoder", posterior, encoder, self.event_shape, z_shape, features=features, support=target,
             corruption=corruptions.make(corruption),
@@ -245,8 +251,13 @@ class VAE(nn.Module):
                 if x is not None:
                     self.y.observe(x, condition)
                 condition = self.y.draw_prior(condition)
-            z = hierarchy.draw_prior(self, condition, self.sites)
-            return pyro.sample("x", self.likelihood(z, condition), obs=x)
+            with mechanisms.Left() as left:
+                z = hierarchy.draw_prior(self, condition, self.sites)
+            p = self.likelihood(z, condition)
+            value = pyro.sample("x", p, obs=x)
+            if self.mechanism is not None:
+                self.mechanism.draw(p, value, given=x is not None, left=left.heard)
+            return value
 
     def guide(self, x: Tensor | None = None, condition: Tensor | None = None, *, size: int | None = None) -> Tensor:
         """The amortised posterior ``z ~ q(z | x)``, or the prior where there is no x; returns z ``(B, D)``.
@@ -262,7 +273,8 @@ class VAE(nn.Module):
                 condition = condition if self.label is None else self.y.draw_prior(condition)
                 return hierarchy.draw_prior(self, condition, self.sites)
             condition = condition if self.label is None else self.y.draw_posterior(x, condition)
-            return hierarchy.draw_posterior(self, x, condition, self.sites)
+            with mechanisms.leaving(self.mechanism):
+                return hierarchy.draw_posterior(self, x, condition, self.sites)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -366,6 +378,8 @@ class VAE(nn.Module):
         condition = self.labelled(x, self.check_condition(condition, len(x)))
         self.likelihood.initialize(x, condition)
         hierarchy.initialize_top(self, x, condition)
+        if self.mechanism is not None:
+            self.mechanism.initialize(x)
 
     def labelled(self, x: Tensor, condition: Tensor | None) -> Tensor | None:
         """A checked condition; of a VAE with a label, with the likeliest one where it is missing."""

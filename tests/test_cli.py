@@ -176,8 +176,9 @@ def test_fit_data_with_holes(here, sees):
     cli.main(["evaluate", "there"])
     assert json.loads((here / "there" / "metrics.json").read_text())["log_marginal"] == before
     pd.DataFrame({"a": [1.0, 2.0, None, 4.0] * 5, "b": range(20)}).to_csv("holes.csv", index=False)
-    cli.main(["fit", "holes.csv", "--out", "other", *options])
-    assert pipeline.reload("other")[1].missing == sees
+    cli.main(["fit", "holes.csv", "--out", "other", "--mechanism", "self_masking(sign=1)", *options])
+    other = pipeline.reload("other")[1]
+    assert other.missing == sees and other.mechanism.logits.sign == 1
 
 
 def test_a_table_with_a_hole_in_every_row_has_figures_too(here):
@@ -247,6 +248,9 @@ def test_mistakes_are_one_line(here, capsys):
     assert "unknown missing 'none': expected one of mask, zero" in refused(
         capsys, "fit", "iris", "--missing", "0.1", "--sees", "none"
     )
+    assert "mechanism: expected a VAE of which missing cells are known" in refused(
+        capsys, "fit", "iris", "--mechanism", "self_masking"
+    )
     tabular = ["fit", "holes.csv", "--likelihood", "tabular"]
     assert "tabular keeps the units of the table" in refused(capsys, *tabular, "--standardize", "True")
     assert "unknown column 'c': expected one of a, b" in refused(capsys, *tabular, "--kinds", "c", "real")
@@ -283,7 +287,16 @@ def test_a_crash_keeps_what_there_is(here, capsys):
 def test_list(capsys):
     cli.main(["list", "--json"])
     board = json.loads(capsys.readouterr().out)
-    assert set(board) == {"priors", "likelihoods", "posteriors", "encoders", "decoders", "elbos", "datasets"}
+    assert set(board) == {
+        "priors",
+        "likelihoods",
+        "posteriors",
+        "encoders",
+        "decoders",
+        "mechanisms",
+        "elbos",
+        "datasets",
+    }
     for members in board.values():
         for name, entry in members.items():
             assert entry["summary"].endswith((".", "download", "log-likelihoods", "pixels", "rows")), name

@@ -29,6 +29,7 @@ LAYERS = [
     "conditional",
     "hierarchy",
     "label",
+    "mechanism",
     "vae",
     "elbos",
     "serialization",

@@ -268,6 +268,7 @@ def test_describe(tiny):
         "label_weight": 0.0,
         "classifier": None,
         "corruption": None,
+        "mechanism": None,
         "prior": {"name": "normal", "learned": False, "floor": 1e-3},
         "likelihood": {"name": "gaussian", "scale": 0.5, "floor": 1e-3},
         "posterior": {"name": "normal", "floor": 1e-4},

@@ -83,6 +83,8 @@ def ais(
         raise ValueError(f"ais: expected one layer of latents, got {', '.join(vae.sites)}. Use pyrovae.log_marginal.")
     if vae.label is not None:
         raise ValueError("ais: expected no label, which is a site of its own. Use pyrovae.log_marginal.")
+    if vae.mechanism is not None:
+        raise ValueError("ais: expected no mechanism, whose missing cells are a site of their own. Use log_marginal.")
     x, condition = checked(vae, x, condition, num_chains, chunk)
     parts = []
     with (

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from pyrovae.checks import count, trusted
 from pyrovae.distributions import OrderedLogistic, Product, expectation
 from pyrovae.evaluation.importance import CHUNK, checked, no_marginal, rows_at_once
+from pyrovae.mechanism import DRAWN
 from pyrovae.modes import evaluating, isolated
 from pyrovae.training.batches import ordered
 from pyrovae.vae import VAE
@@ -39,9 +40,15 @@ def impute(
 
     .. math:: p(x_\text{mis} \mid x_\text{obs}) \approx \sum_k w_k \, p(x_\text{mis} \mid z_k),
 
-    which is exact as K grows, however rough the encoder. Of it a missing number gets the mean, a category the likeliest
-    one, an ordered category the median: the guesses of least expected squared, 0/1 and absolute error. Or whole rows
-    are drawn from it, ``draws`` of them, for multiple imputation. Mattei & Frellsen (2019), https://arxiv.org/abs/1812.02633.
+    which is exact as K grows, however rough the encoder. With a mechanism, how likely cells of these values are to be
+    missing is a factor of the weights of draws :math:`x_{\text{mis}, k} \sim p(x_\text{mis} \mid z_k)`,
+
+    .. math:: w_k \propto p(x_\text{obs}, z_k) \, p(s \mid x_\text{obs}, x_{\text{mis}, k}) / q(z_k).
+
+    A missing number gets the mean, a category the likeliest one, an ordered category the median: the guesses of least
+    expected squared, 0/1 and absolute error. Or whole rows are drawn, ``draws`` of them, for multiple imputation.
+    Mattei & Frellsen (2019), https://arxiv.org/abs/1812.02633; with a mechanism, Ipsen, Mattei & Frellsen (2021),
+    https://arxiv.org/abs/2006.12871.
 
     Args:
         vae: a model that knows missing cells: ``VAE(..., missing="mask")``, or `pyrovae.likelihoods.Tabular`.
@@ -82,8 +89,13 @@ def impute(
         tqdm(total=len(x), disable=not progress, unit="row", desc="imputation", delay=2) as bar,
     ):
         for rows, part, c in ordered(x, condition, rows_at_once(vae, len(x), num_samples, chunk)):
-            guide, p, weights = _weighted(vae, part, c, num_samples, rows.start)
-            values = _best(p, weights) if draws is None else _drawn(vae, guide, weights, c, draws)
+            guide, model, weights = _weighted(vae, part, c, num_samples, rows.start)
+            if DRAWN in model:
+                values = _resampled(model.nodes[DRAWN]["value"], weights, draws)
+            elif draws is None:
+                values = _best(model.nodes["x"]["fn"].expand(weights.shape), weights)
+            else:
+                values = _drawn(vae, guide, weights, c, draws)
             filled[rows if draws is None else (slice(None), rows)] = torch.where(torch.isnan(part), values.to(x), part)
             bar.update(len(part))
     return filled
@@ -91,8 +103,8 @@ def impute(
 
 def _weighted(
     vae: VAE, x: Tensor, condition: Tensor | None, num_samples: int, first: int
-) -> tuple[Trace, TorchDistribution, Tensor]:
-    """Draws of z from the guide, p(x | z) of batch shape (K, B), and weights (K, B), which sum to 1 over draws."""
+) -> tuple[Trace, Trace, Tensor]:
+    """Draws of z from the guide, the model at them, and weights (K, B), which sum to 1 over draws."""
     with pyro.plate("particles", num_samples, dim=-2):
         guide = poutine.trace(vae.guide).get_trace(x, condition)
         model = poutine.trace(poutine.replay(vae.model, trace=guide)).get_trace(x, condition)
@@ -106,7 +118,7 @@ def _weighted(
     if wrong.any():
         row = first + int(wrong.nonzero()[0])
         raise FloatingPointError(f"expected a finite density of the observed cells, got nan or inf at row {row}")
-    return guide, model.nodes["x"]["fn"].expand(weights.shape), weights
+    return guide, model, weights
 
 
 def _is_variable(site: dict[str, Any]) -> bool:
@@ -127,10 +139,23 @@ def _best(p: TorchDistribution, weights: Tensor) -> Tensor:
     return probabilities.argmax(-1)
 
 
+def _resampled(rows: Tensor, weights: Tensor, draws: int | None) -> Tensor:
+    """The mean of weighted rows (K, B, *event_shape), or so many of them, each chosen with its weight."""
+    if draws is None:
+        return (weights.reshape(weights.shape + (1,) * (rows.ndim - 2)) * rows).sum(0)
+    chosen = _chosen(weights, draws)
+    return rows[chosen, torch.arange(chosen.shape[1], device=chosen.device)]
+
+
 def _drawn(vae: VAE, guide: Trace, weights: Tensor, condition: Tensor | None, draws: int) -> Tensor:
     """Rows (draws, B, *event_shape) from p(x | z), each at a z chosen with its weight."""
-    chosen = dist.Categorical(weights.movedim(0, -1)).sample((draws,))
+    chosen = _chosen(weights, draws)
     rows = torch.arange(chosen.shape[1], device=chosen.device)
     latents = {name: site["value"][chosen, rows] for name, site in guide.nodes.items() if _is_variable(site)}
     with pyro.plate("particles", draws, dim=-2):
         return poutine.condition(vae.model, latents)(None, condition, size=len(rows))
+
+
+def _chosen(weights: Tensor, draws: int) -> Tensor:
+    """So many indices of draws for each row, (draws, B), each chosen with its weight."""
+    return dist.Categorical(weights.movedim(0, -1)).sample((draws,))

@@ -73,7 +73,7 @@ def outlier_scores(
     reason = no_marginal(vae)
     x = vae.check(x)
     condition = vae.check_condition(condition, len(x))
-    if reason is None and (vae.prior.has("deep") or vae.label is not None):
+    if reason is None and (vae.prior.has("deep") or vae.label is not None or vae.mechanism is not None):
         reason = "it has more latent sites than z"
     if reason is None and not vae.encode(x[:1], None if condition is None else condition[:1]).has_rsample:
         reason = "z is not reparameterised"

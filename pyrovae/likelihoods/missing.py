@@ -26,7 +26,8 @@ class Missing(Piece):
     https://arxiv.org/abs/1812.02633; with ``"elbo"`` the VAE of Nazabal et al. (2020), https://arxiv.org/abs/1807.03653.
     `pyrovae.impute` fills the cells in. ``VAE(..., missing="mask")`` makes one of these of its likelihood.
 
-    It holds where whether a cell is missing says nothing of its value, given the cells that are there.
+    It holds where whether a cell is missing says nothing of its value, given the cells that are there. Where it does,
+    the VAE needs a mechanism beside it (see `pyrovae.mechanism.Mechanism`).
 
     Args:
         likelihood: of the complete data.
