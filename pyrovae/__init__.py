@@ -31,13 +31,14 @@ from pyrovae.evaluation import (
 from pyrovae.inference_data import to_inference_data
 from pyrovae.piece import Piece
 from pyrovae.serialization import load, save
-from pyrovae.training import ex_post, fit
+from pyrovae.training import CompiledSVI, ex_post, fit
 from pyrovae.vae import VAE
 
 __version__ = _version("pyrovae")
 
 __all__ = [
     "VAE",
+    "CompiledSVI",
     "Completeness",
     "Disentanglement",
     "ElboComparison",

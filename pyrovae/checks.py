@@ -55,6 +55,11 @@ def trusted(trust: bool = True) -> Iterator[None]:
         _trusted.reset(token)
 
 
+def is_trusted() -> bool:
+    """Whether this is inside `trusted`."""
+    return _trusted.get()
+
+
 def count(value: object, name: str, least: int) -> int:
     """``value`` as an int, if it is a whole number of at least ``least``; otherwise a ValueError that names it."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:

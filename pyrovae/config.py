@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from numbers import Integral
+from typing import Literal
 
+PRECISIONS = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -42,6 +44,10 @@ class Training:
     """Seed of the batches and of the draws."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:1."""
+    compile: bool | Literal["auto"] = "auto"
+    """Whether steps are compiled; auto: in long runs."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 runs the matrix products of training in it."""
 
     def __post_init__(self) -> None:
         _whole(self, 1, "num_particles", "epochs", "batch_size", "cycles")
@@ -53,6 +59,10 @@ class Training:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name}: expected a finite number above 0, got {value!r}")
+        if self.compile not in (True, False, "auto"):
+            raise ValueError(f"compile: expected True, False or auto, got {self.compile!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.cycles > 1 and not 0 < self.warmup <= self.epochs / self.cycles:
             raise ValueError(
                 f"warmup: expected a number above 0 and at most {self.epochs / self.cycles:g}, the epochs of each of "

@@ -23,6 +23,8 @@ class Estimator(ELBO):
 
     gradient: ClassVar[Gradient] = "total"
     """How the draws depend on the guide's parameters."""
+    stateful: ClassVar[bool] = False
+    """Whether a step of training changes more than the parameters."""
     least: ClassVar[int] = 1
     """Fewest draws that mean something."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
+from torch import Tensor
 
 
 class KLWeight(Messenger):
@@ -12,7 +13,7 @@ class KLWeight(Messenger):
     .. math:: \mathrm{E}_q[\log p(x \mid z)] - \beta \, \mathrm{KL}(q(z \mid x) \,\|\, p(z))
 
     of a plain ELBO (Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl). ``poutine.scale`` refuses a
-    weight of 0; here it works. ``weight`` may be changed between steps.
+    weight of 0; here it works. ``weight`` may be changed between steps, in a compiled one if it is a tensor.
 
     >>> import pyro, pyro.distributions as dist
     >>> def model(): return pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -21,7 +22,7 @@ class KLWeight(Messenger):
     0.0
     """
 
-    def __init__(self, weight: float) -> None:
+    def __init__(self, weight: float | Tensor) -> None:
         super().__init__()
         self.weight = weight
 

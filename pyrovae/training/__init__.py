@@ -2,5 +2,6 @@
 
 from pyrovae.training.ex_post import ex_post
 from pyrovae.training.fit import fit
+from pyrovae.training.svi import CompiledSVI
 
-__all__ = ["ex_post", "fit"]
+__all__ = ["CompiledSVI", "ex_post", "fit"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from pyro.infer import ELBO, SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
@@ -26,13 +27,15 @@ from pyrovae.training import history, optimizers, schedules
 from pyrovae.training.batches import Transform, bounds, check_batch_norm, ordered, shuffled
 from pyrovae.training.best import Best
 from pyrovae.training.history import EpochMean, Row
-from pyrovae.training.optimizers import Joint
+from pyrovae.training.svi import CompiledSVI
 from pyrovae.vae import VAE
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Callback = Callable[[VAE, Row], bool | None]
+WORTH = 5000
+"""Steps of one shape for which ``compile="auto"`` compiles: it takes some ten seconds, which they gain."""
 VALIDATION_ROWS = 1024
 """Rows that are validated at once: more than a training batch, because no gradient is kept."""
 
@@ -60,6 +63,8 @@ def fit(
     seconds: float | None = Training.seconds,
     seed: int = Training.seed,
     device: str = Training.device,
+    compile: bool | str = Training.compile,  # noqa: A002 - torch's word
+    precision: str = Training.precision,
     checkpoint: str | os.PathLike[str] | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
@@ -94,6 +99,9 @@ def fit(
         seconds: time after which to stop, in the middle of an epoch too.
         seed: of the batches and the draws. Parameters are initialised when the VAE is made, by ``torch.manual_seed``.
         device: "auto" takes a GPU where there is one.
+        compile: whether steps are compiled (see `pyrovae.CompiledSVI`); "auto": where there are so many of them, of one
+            shape, that it pays. Compiled steps draw other numbers of the same seed.
+        precision: "bfloat16" runs the matrix products of training in it (by ``torch.autocast``).
         checkpoint: a folder; ``last.safetensors`` is written there after each epoch and ``best.safetensors`` at each
             best one.
         callbacks: called as ``callback(vae, row)`` after each epoch; True from any of them ends training.
@@ -116,7 +124,7 @@ def fit(
     settings = Training(
         elbo=elbo if isinstance(elbo, str) else type(elbo).__name__, num_particles=num_particles, epochs=epochs,
         batch_size=batch_size, lr=lr, clip_norm=clip_norm, beta=beta, warmup=warmup, cycles=cycles,
-        patience=patience, seconds=seconds, seed=seed, device=device,
+        patience=patience, seconds=seconds, seed=seed, device=device, compile=compile, precision=precision,
     )  # fmt: skip
     estimator = elbos.for_fit(elbos.make(elbo, num_particles))
     weighted = beta != 1 or warmup > 0
@@ -150,11 +158,15 @@ def fit(
     _look(vae, seen[:batch_size], None if condition is None else condition[:batch_size], seed)
 
     split = Split(vae.model, config_enumerate(vae.guide) if isinstance(estimator, TraceEnum_ELBO) else vae.guide)
-    weight = KLWeight(beta)
+    weight = KLWeight(torch.tensor(float(beta), dtype=vae.like.dtype))
     model, guide = (weight(split.model), weight(split.guide)) if weighted else (split.model, split.guide)
     vae.zero_grad()
-    joint = Joint(optimizers.make(optimizer, vae.parameters(), lr), clip_norm)
-    svi = SVI(model, guide, joint, estimator)
+    moves = optimizers.make(optimizer, vae.parameters(), lr)
+    times = Counter(last - first for first, last in bounds(len(x), batch_size))
+    svi = CompiledSVI(
+        model, guide, moves, estimator, clip_norm=clip_norm, precision=precision, extra=split.take,
+        worth=lambda batch, c: compile is True or (compile == "auto" and times[len(batch)] * epochs >= WORTH),
+    )  # fmt: skip
     best = Best(vae, beta, patience)
     steps = len(bounds(len(x), batch_size))
     rows: list[Row] = []
@@ -164,17 +176,21 @@ def fit(
         stack.enter_context(isolated(seed, validation=False))
         stack.enter_context(training(vae))
         stack.callback(best.restore)
-        if transform is None:
-            stack.enter_context(trusted())
+        stack.enter_context(trusted())
         bar = stack.enter_context(tqdm(total=epochs * steps, disable=not progress, unit="step", mininterval=0.5))
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         for epoch in range(epochs):
             begin = time.perf_counter()
             rate = lr * factor(epoch, epochs)
-            joint.set_lr(rate)
+            for group in moves.param_groups:
+                group["lr"] = rate
             mean = EpochMean()
             for i, (batch, c) in enumerate(shuffled(x, condition, batch_size, generator, transform)):
-                weight.weight = schedules.kl_weight(beta, warmup, epoch + i / steps, epochs=epochs, cycles=cycles)
+                if transform is not None:
+                    with trusted(False):
+                        vae.check(batch)
+                kl_weight = schedules.kl_weight(beta, warmup, epoch + i / steps, epochs=epochs, cycles=cycles)
+                weight.weight.fill_(kl_weight)
                 loss = svi.step(batch, c)
                 if not math.isfinite(loss):
                     best.reject()
@@ -183,12 +199,12 @@ def fit(
                         f"weights of epoch {best.epoch} back. Try a lower lr (now {rate:g}) or clip_norm."
                     )
                 best.confirm()
-                mean.add(len(batch), -loss, split.take())
+                mean.add(len(batch), -loss, svi.last)
                 bar.update()
                 if time.perf_counter() >= deadline:
                     stopped = "seconds"
                     break
-            row: Row = {"epoch": epoch + 1, **mean.row(), "beta": weight.weight, "lr": rate}
+            row: Row = {"epoch": epoch + 1, **mean.row(), "beta": kl_weight, "lr": rate}
             if validation is not None:
                 row |= _validate(vae, validation, validation_condition, batch_size, seed)
             row["seconds"] = time.perf_counter() - begin

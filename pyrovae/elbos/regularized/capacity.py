@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -27,6 +28,8 @@ class Capacity(Regularized):
         gamma: how tightly the KL is held there.
         steps: steps of training (calls of `loss_and_grads`) over which C rises from 0; 0: it is ``nats`` throughout.
     """
+
+    stateful: ClassVar[bool] = True
 
     nats: float = field(default=25.0, kw_only=True)
     gamma: float = field(default=100.0, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,8 @@ class FactorVAE(Regularized):
         hidden: widths of D's layers (in the paper, six of 1000).
         lr: the learning rate of D.
     """
+
+    stateful: ClassVar[bool] = True
 
     gamma: float = field(default=10.0, kw_only=True)
     hidden: Sequence[int] = field(default=(256, 256, 256), kw_only=True)

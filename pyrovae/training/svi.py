@@ -1,0 +1,206 @@
+"""Pyro's SVI, each step of which is one compiled graph."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer import ELBO, SVI
+from pyro.infer.util import torch_item
+from pyro.optim import PyroOptim
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.utils import _pytree as pytree
+
+from pyrovae.config import PRECISIONS
+from pyrovae.training import update
+from pyrovae.training.optimizers import Joint
+from pyrovae.training.traced import NotTraceable, Traced
+
+Program = Callable[..., Any]
+
+
+class CompiledSVI:
+    r"""A drop-in for ``pyro.infer.SVI`` whose step, ELBO, gradient and optimizer, is traced once and compiled.
+
+    For any Pyro model and guide of static structure, and any ELBO with a ``differentiable_loss``. The first step of
+    each shape of the arguments is Pyro's own, with all of its checks; the second is traced, Pyro's handlers and all,
+    into one graph, which torch's Inductor compiles; from then on no Python of Pyro's runs, and the values of data are
+    looked at no more. Parameters and the state of the optimizer are those of the user, changed in place. Draws are new
+    at each step and follow ``torch.manual_seed``, in another stream than eager ones.
+
+    What cannot be one graph (a program that looks at its numbers, or grows or shrinks) is run by Pyro's SVI, as is
+    everything where there is no C++ compiler; a warning says why, once.
+
+    Args:
+        model, guide: Pyro programs.
+        optim: a torch optimizer of the parameters; or a Pyro one, ``Adam``, ``AdamW`` or ``SGD`` with a dict of
+            settings, which becomes one torch optimizer of all parameters. Adam, AdamW and SGD are part of the graph,
+            others run after it. Learning rates may change at any time.
+        loss: a Pyro ELBO.
+        clip_norm: the greatest norm of the whole gradient, or None.
+        precision: "bfloat16" runs matrix products in it (by ``torch.autocast``); log-densities stay as they are.
+        extra: called after the loss, in the graph; `last` has its tensors, detached, after each step.
+        worth: whether steps of these arguments are to be compiled; by default all are.
+        eager_random: draw what eager Pyro would draw from the same seed, which is slower; for tests.
+
+    >>> import pyro, pyrovae
+    >>> from pyro.infer import Trace_ELBO
+    >>> vae = pyrovae.VAE((4,), 2, likelihood="gaussian")
+    >>> svi = CompiledSVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
+    >>> loss = svi.step(torch.randn(100, 4))
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        optim: PyroOptim | Optimizer,
+        loss: ELBO,
+        *,
+        clip_norm: float | None = None,
+        precision: str = "float32",
+        extra: Callable[[], Any] | None = None,
+        worth: Callable[..., bool] | None = None,
+        eager_random: bool = False,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+        self.model, self.guide, self.elbo = model, guide, loss
+        self.clip_norm, self.precision, self.extra, self.worth = clip_norm, precision, extra, worth
+        self._optim = optim
+        self.optimizer: Optimizer | None = optim if isinstance(optim, Optimizer) else None
+        self._rates: list[Tensor] = []
+        self._traced = Traced(self._graph, eager_random=eager_random)
+        self._loss = Traced(self._value, eager_random=eager_random)
+        self._seen: set[Any] = set()
+        self._svi: SVI | None = None
+        self._layout: Any = None
+        self.reason: str | None = None
+        """Why steps are not compiled, where they were to be."""
+        self.last: Any = None
+        """What ``extra`` gave at the latest step."""
+
+    def step(self, *args: Any, **kwargs: Any) -> float:  # noqa: ANN401 - as the model has it
+        """Take a step; returns the loss before it."""
+        shape = _shape(args, kwargs)
+        if self.reason is None and shape in self._seen and (self.worth is None or self.worth(*args, **kwargs)):
+            try:
+                self._check()
+                return self._compiled_step(args, kwargs)
+            except NotTraceable as error:
+                self._give_up(str(error))
+        self._seen.add(shape)
+        return self._eager_step(args, kwargs)
+
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:  # noqa: ANN401
+        """The loss, and no step."""
+        if self.reason is None and _shape(args, kwargs) in self._seen:
+            try:
+                self._check()
+                return float(self._loss(*args, **kwargs)[0])
+            except NotTraceable as error:
+                self._give_up(str(error))
+        with torch.no_grad():
+            return torch_item(self.elbo.loss(self.model, self.guide, *args, **kwargs))
+
+    def _check(self) -> None:
+        if getattr(self.elbo, "stateful", False) or not hasattr(self.elbo, "differentiable_loss"):
+            raise NotTraceable(f"{type(self.elbo).__name__} does more at a step than take a gradient")
+
+    def _give_up(self, reason: str) -> None:
+        self.reason = reason
+        warnings.warn(f"steps are not compiled, but run by Pyro: {self.reason}", stacklevel=3)
+
+    # Eager
+
+    def _eager_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+        if self.optimizer is None:
+            # Every parameter must be there before an optimizer of all of them can be made.
+            with torch.no_grad(), torch.random.fork_rng():
+                params = self._params(lambda: self.elbo.loss(self.model, self.guide, *args, **kwargs))[1]
+            self.optimizer = _joined(self._optim, params)
+        if self._svi is None:
+            self._svi = SVI(self.model, self.guide, Joint(self.optimizer, self.clip_norm), self.elbo)
+        with torch.autocast(_device(args), torch.bfloat16, enabled=self.precision == "bfloat16"):
+            loss = self._svi.step(*args, **kwargs)
+        self.last = None if self.extra is None else self.extra()
+        return loss
+
+    # Compiled
+
+    def _compiled_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+        inside = update.traceable(self.optimizer)
+        if inside:
+            update.start(self.optimizer)
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        if not self._rates:
+            self._rates = [torch.tensor(float(rate)) for rate in rates]
+        for held, rate in zip(self._rates, rates, strict=True):
+            held.fill_(rate)
+        loss, *rest = self._traced(self._rates, inside, *args, **kwargs)
+        count = self._layout.num_leaves
+        self.last = None if self.extra is None else pytree.tree_unflatten(rest[:count], self._layout)
+        if not inside:
+            for p, g in zip(self._moved, rest[count:], strict=True):
+                p.grad = g
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return float(loss)
+
+    def _graph(self, rates: list[Tensor], inside: bool, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
+        """What is compiled: the loss, what ``extra`` gives, and unless they are used inside, the gradients."""
+        with torch.autocast(_device(args), torch.bfloat16, enabled=self.precision == "bfloat16", cache_enabled=False):
+            loss, params = self._params(lambda: self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs))
+        extra, self._layout = pytree.tree_flatten(None if self.extra is None else self.extra())
+        found = torch.autograd.grad(loss, params, allow_unused=True)
+        gradients = {p: g for p, g in zip(params, found, strict=True) if g is not None}
+        if self.clip_norm is not None:
+            gradients = update.clip(gradients, self.clip_norm)
+        outputs = (loss.detach(), *(value.detach() for value in extra if isinstance(value, Tensor)))
+        if inside:
+            update.update(self.optimizer, gradients, rates)
+            return outputs
+        self._moved = list(gradients)
+        return (*outputs, *gradients.values())
+
+    def _value(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
+        return (self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs).detach(),)
+
+    def _params(self, run: Callable[[], Any]) -> tuple[Any, list[Tensor]]:
+        """What ``run`` returns, and the parameters that it told Pyro of."""
+        with poutine.trace(param_only=True) as capture:
+            result = run()
+        params = [site["value"].unconstrained() for site in capture.trace.nodes.values()]
+        return result, list({id(p): p for p in params}.values())
+
+
+def _joined(optim: PyroOptim, params: list[Tensor]) -> Optimizer:
+    """One torch optimizer of all parameters for a Pyro one, which has one for each.
+
+    Raises:
+        ValueError: for an optimizer whose settings differ between parameters, or change with the steps.
+    """
+    if isinstance(optim, Joint):
+        return optim.optimizer
+    constructor, settings = optim.pt_optim_constructor, optim.pt_optim_args
+    if constructor not in (Adam, AdamW, SGD) or callable(settings) or optim.pt_clip_args:
+        raise ValueError(
+            "optim: expected a torch optimizer, or pyro.optim.Adam, AdamW or SGD with a dict of settings, got "
+            f"{type(optim).__name__} of {getattr(constructor, '__name__', constructor)}. Pass a torch optimizer, and "
+            "clip_norm= to clip gradients."
+        )
+    return constructor(params, **settings)
+
+
+def _shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+    """What two calls must share to have one graph."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    return spec, tuple((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+
+
+def _device(args: tuple[Any, ...]) -> str:
+    return next((arg.device.type for arg in args if isinstance(arg, Tensor)), "cpu")

@@ -1,0 +1,157 @@
+"""A function of tensors as one compiled graph for each shape of its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import pyro
+import pyro.infer.trace_elbo
+import pyro.infer.trace_mean_field_elbo
+import pyro.infer.traceenum_elbo
+import pyro.poutine.trace_struct
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from pyrovae.checks import trusted
+
+
+class NotTraceable(Exception):
+    """A function that cannot be one graph: Python looks at its numbers, or the compiler refuses it."""
+
+
+class Traced:
+    """``function``, whose Python runs once for each shape of its arguments; after that, a compiled graph does.
+
+    Whatever tensors the function closes over, parameters, buffers, the state of an optimizer, are inputs of the graph:
+    what it writes to them is written, and what others write to them it sees. Random draws are new at each call, and
+    depend on torch's seed.
+
+    Args:
+        function: of tensors, and of other things that do not change often, to a tuple of tensors.
+        eager_random: draw the numbers that the function itself would draw, which is slower.
+    """
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], *, eager_random: bool = False) -> None:
+        self.function, self.eager_random = function, eager_random
+        self._compiled: dict[Any, Callable[[list[Tensor]], tuple[Tensor, ...]]] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401 - as the function has it
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        key = (
+            spec,
+            tuple((leaf.shape, leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves),
+        )
+        if key not in self._compiled:
+            self._compiled[key] = self._compile(leaves, spec, tensors)
+        with torch.no_grad():
+            return self._compiled[key](tensors)
+
+    def _compile(
+        self, leaves: list[Any], spec: pytree.TreeSpec, tensors: list[Tensor]
+    ) -> Callable[[list[Tensor]], tuple[Tensor, ...]]:
+        def flat(*inputs: Tensor) -> tuple[Tensor, ...]:
+            given = iter(inputs)
+            args, kwargs = pytree.tree_unflatten(
+                [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec
+            )
+            with _Untouched() as untouched:
+                try:
+                    return self.function(*args, **kwargs)
+                finally:
+                    untouched.restore()
+
+        # Importing it takes a second.
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        try:
+            with _without_looking():
+                graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
+        except Exception as error:
+            raise NotTraceable(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+        closed = _lift(graph)
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        try:
+            with torch.no_grad():
+                compiled = torch._inductor.compile(
+                    graph, [*tensors, *closed], options={"fallback_random": self.eager_random}
+                )
+        except Exception as error:
+            raise NotTraceable(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+        return lambda inputs: compiled(*inputs, *closed)
+
+
+class _Untouched(TorchDispatchMode):
+    """Keeps what is written to while a function is traced: an operation on numbers and a tensor that the function
+    closes over is really carried out (as in ``count.add_(1)``)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        if (
+            func._schema.is_mutable
+            and args
+            and type(args[0]) in (Tensor, nn.Parameter)
+            and id(args[0]) not in self.kept
+        ):
+            with _disable_current_modes():
+                self.kept[id(args[0])] = args[0], args[0].detach().clone()
+        return func(*args, **(kwargs or {}))
+
+    def restore(self) -> None:
+        with _disable_current_modes(), torch.no_grad():
+            for tensor, value in self.kept.values():
+                tensor.copy_(value)
+
+
+def _lift(graph: GraphModule) -> list[Tensor]:
+    """Make the tensors that a graph closes over its last inputs, and return them."""
+    last = [node for node in graph.graph.nodes if node.op == "placeholder"][-1]
+    found: dict[int, tuple[Node, Tensor]] = {}
+    for node in list(graph.graph.nodes):
+        if node.op != "get_attr":
+            continue
+        tensor = getattr(graph, node.target)
+        if id(tensor) not in found:
+            with graph.graph.inserting_after(last):
+                last = graph.graph.placeholder(f"closed_{len(found)}")
+            last.meta = dict(node.meta)
+            found[id(tensor)] = last, tensor
+        node.replace_all_uses_with(found[id(tensor)][0])
+        graph.graph.erase_node(node)
+    return [tensor for _, tensor in found.values()]
+
+
+@contextmanager
+def _without_looking() -> Iterator[None]:
+    """Inside: neither Pyro nor we look at the values of tensors, and no random state moves."""
+    silent = {
+        "warn_if_nan": lambda value, *_: value,
+        "warn_if_inf": lambda value, *_, **__: value,
+        "torch_item": lambda value: value.detach() if isinstance(value, Tensor) else value,
+    }
+    modules = (
+        pyro.infer.trace_elbo,
+        pyro.infer.trace_mean_field_elbo,
+        pyro.infer.traceenum_elbo,
+        pyro.poutine.trace_struct,
+    )
+    with ExitStack() as stack:
+        for module in modules:
+            for name, substitute in silent.items():
+                if hasattr(module, name):
+                    stack.enter_context(mock.patch.object(module, name, substitute))
+        stack.enter_context(pyro.validation_enabled(False))
+        stack.enter_context(trusted())
+        stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(torch.enable_grad())
+        yield
