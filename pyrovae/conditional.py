@@ -131,7 +131,8 @@ class Conditional(nn.Module):
             params = self.head(features.movedim(1, -1)).movedim(-1, 1).flatten(1)
         else:
             params = self.head(features.flatten(1))
-        return params.reshape(*lead, -1)
+        # Under autocast the network may have run in bfloat16, in which no density is to be computed.
+        return params.reshape(*lead, -1).to(self.head.weight.dtype)
 
     def distribution(
         self, params: Tensor | None, inputs: Tensor | None = None, condition: Tensor | None = None

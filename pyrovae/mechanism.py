@@ -136,7 +136,8 @@ class Mechanism(nn.Module):
             left: whether the guide has left the missing cells to the model.
         """
         gone, dims = torch.isnan(x), len(self.event_shape)
-        if gone.any():
+        # A step that is compiled draws them whether there are such or not.
+        if left or gone.any():
             cells = Independent(p.base_dist, dims)
             drawn = (
                 pyro.deterministic(DRAWN, cells.rsample(), event_dim=dims)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -79,6 +80,7 @@ class CompiledSVI:
         self._seen: set[Any] = set()
         self._svi: SVI | None = None
         self._layout: Any = None
+        self._extras = 0
         self.reason: str | None = None
         """Why steps are not compiled, where they were to be."""
         self.last: Any = None
@@ -113,6 +115,10 @@ class CompiledSVI:
 
     def _give_up(self, reason: str) -> None:
         self.reason = reason
+        if self.extra is not None:
+            # What it has heard of a run that was broken off belongs to no step.
+            with suppress(Exception):
+                self.extra()
         warnings.warn(f"steps are not compiled, but run by Pyro: {self.reason}", stacklevel=3)
 
     # Eager
@@ -138,14 +144,13 @@ class CompiledSVI:
             update.start(self.optimizer)
         rates = [group["lr"] for group in self.optimizer.param_groups]
         if not self._rates:
-            self._rates = [torch.tensor(float(rate)) for rate in rates]
+            self._rates = [torch.tensor(float(rate), dtype=torch.float64) for rate in rates]
         for held, rate in zip(self._rates, rates, strict=True):
             held.fill_(rate)
         loss, *rest = self._traced(self._rates, inside, *args, **kwargs)
-        count = self._layout.num_leaves
-        self.last = None if self.extra is None else pytree.tree_unflatten(rest[:count], self._layout)
+        self.last = None if self.extra is None else pytree.tree_unflatten(rest[: self._extras], self._layout)
         if not inside:
-            for p, g in zip(self._moved, rest[count:], strict=True):
+            for p, g in zip(self._moved, rest[self._extras :], strict=True):
                 p.grad = g
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -155,12 +160,13 @@ class CompiledSVI:
         """What is compiled: the loss, what ``extra`` gives, and unless they are used inside, the gradients."""
         with torch.autocast(_device(args), torch.bfloat16, enabled=self.precision == "bfloat16", cache_enabled=False):
             loss, params = self._params(lambda: self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs))
-        extra, self._layout = pytree.tree_flatten(None if self.extra is None else self.extra())
+        extra, self._layout = pytree.tree_flatten(() if self.extra is None else self.extra())
+        self._extras = len(extra)
         found = torch.autograd.grad(loss, params, allow_unused=True)
         gradients = {p: g for p, g in zip(params, found, strict=True) if g is not None}
         if self.clip_norm is not None:
             gradients = update.clip(gradients, self.clip_norm)
-        outputs = (loss.detach(), *(value.detach() for value in extra if isinstance(value, Tensor)))
+        outputs = (loss.detach(), *(value.detach() for value in extra))
         if inside:
             update.update(self.optimizer, gradients, rates)
             return outputs

@@ -74,17 +74,14 @@ class Traced:
             with _without_looking():
                 graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
         except Exception as error:
-            raise NotTraceable(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+            raise _not_traceable(error) from error
         closed = _lift(graph)
         graph.graph.eliminate_dead_code()
         graph.recompile()
         try:
-            with torch.no_grad():
-                compiled = torch._inductor.compile(
-                    graph, [*tensors, *closed], options={"fallback_random": self.eager_random}
-                )
+            compiled = _inductor(graph, [*tensors, *closed], self.eager_random)
         except Exception as error:
-            raise NotTraceable(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+            raise _not_traceable(error) from error
         return lambda inputs: compiled(*inputs, *closed)
 
 
@@ -111,6 +108,19 @@ class _Untouched(TorchDispatchMode):
         with _disable_current_modes(), torch.no_grad():
             for tensor, value in self.kept.values():
                 tensor.copy_(value)
+
+
+def _inductor(graph: GraphModule, inputs: list[Tensor], eager_random: bool) -> Callable[..., tuple[Tensor, ...]]:
+    """The graph as machine code; the one place that knows how torch is asked for it."""
+    with torch.no_grad():
+        return torch._inductor.compile(graph, inputs, options={"fallback_random": eager_random})
+
+
+def _not_traceable(error: Exception) -> NotTraceable:
+    first = next((line for line in str(error).splitlines() if line.strip()), "")
+    if "data-dependent" in first.lower() or "datadependent" in type(error).__name__.lower():
+        return NotTraceable("Python looks at the value of a tensor")
+    return NotTraceable(f"{type(error).__name__}: {first}")
 
 
 def _lift(graph: GraphModule) -> list[Tensor]:

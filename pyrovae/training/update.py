@@ -1,4 +1,4 @@
-"""A step of Adam, AdamW or SGD in tensor operations alone, on a torch optimizer's own state, so that it can be traced."""
+"""A step of Adam, AdamW or SGD in tensor operations alone, on the state of a torch optimizer: it can be traced."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ def _adam(p: Tensor, g: Tensor, lr: Tensor, state: dict[str, Any], group: dict[s
     step.add_(1)
     first.lerp_(g, 1 - beta1)
     second.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-    root = (second / (1 - beta2**step)).sqrt() + group["eps"]
-    p.sub_(lr / (1 - beta1**step) * first / root)
+    # In float32, 1 - 0.999 would be wrong by 5e-5.
+    taken = step.double()
+    root = second.sqrt() / (1 - beta2**taken).sqrt() + group["eps"]
+    p.sub_(lr / (1 - beta1**taken) * (first / root))
 
 
 def _sgd(p: Tensor, g: Tensor, lr: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
