@@ -5,8 +5,8 @@ MNIST are seen; p(z | seen), q(z | seen, hidden) and p(hidden | z) are MLPs of 5
 sees the baseline's guess at the hidden pixels, too; z has size 200, Adam at 1e-3, batches of 128, at most 50 epochs,
 patience 3. The tutorial's "negative CLL" is minus the ELBO at 10 draws of the hidden pixels, grey ones under a relaxed
 Bernoulli, which is no likelihood; it stops early on the test rows. Here training stops early on 10,000 rows of its own,
-and log p(hidden | seen) by importance sampling stands beside it. Without a warm-up of the KL term over 5 epochs, which the
-tutorial does not have, the posterior collapses onto the prior here.
+and log p(hidden | seen) by importance sampling stands beside it. The KL term warms up over 5 epochs, as the tutorial's
+does not: without it the posterior collapses onto the prior here.
 
 The hidden pixels are x, a row of them; the condition is the digit with the guess in their place.
 
