@@ -54,7 +54,8 @@ class Label(nn.Module):
         from rows without a label only."""
         if self.weight and self.training:
             q, known = self.posterior(x), ~y.isnan().any(-1)
-            value = torch.where(known[:, None], y, centre(q).detach())
+            # Rows without a label are masked; what stands there need only be one.
+            value = torch.where(known[:, None], y, torch.eye(*y.shape[-1:]).to(y)[0])
             with poutine.scale(scale=self.weight):
                 pyro.sample("y_known", q.mask(known), obs=value)
 
