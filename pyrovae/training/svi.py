@@ -30,8 +30,9 @@ class CompiledSVI:
     For any Pyro model and guide of static structure, and any ELBO with a ``differentiable_loss``. The first step of
     each shape of the arguments is Pyro's own, with all of its checks; the second is traced, Pyro's handlers and all,
     into one graph, which torch's Inductor compiles; from then on no Python of Pyro's runs, and the values of data are
-    looked at no more. Parameters and the state of the optimizer are those of the user, changed in place. Draws are new
-    at each step and follow ``torch.manual_seed``, in another stream than eager ones.
+    looked at no more. Parameters and the state of the optimizer are those of the user, changed in place: put a model on
+    its device, and load an optimizer's state, before the first step. Draws are new at each step and follow
+    ``torch.manual_seed``, in another stream than eager ones.
 
     What cannot be one graph (a program that looks at its numbers, or grows or shrinks) is run by Pyro's SVI, as is
     everything where there is no C++ compiler; a warning says why, once.
@@ -95,8 +96,9 @@ class CompiledSVI:
                 return self._compiled_step(args, kwargs)
             except NotTraceable as error:
                 self._give_up(str(error))
+        loss = self._eager_step(args, kwargs)
         self._seen.add(shape)
-        return self._eager_step(args, kwargs)
+        return loss
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:  # noqa: ANN401
         """The loss, and no step."""
