@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 Callback = Callable[[VAE, Row], bool | None]
 WORTH = 5000
 """Steps of one shape for which ``compile="auto"`` compiles: it takes some ten seconds, which they gain."""
+BRIEF = 60.0
+"""Seconds of training below which it does not."""
 VALIDATION_ROWS = 1024
 """Rows that are validated at once: more than a training batch, because no gradient is kept."""
 
@@ -100,7 +102,7 @@ def fit(
         seed: of the batches and the draws. Parameters are initialised when the VAE is made, by ``torch.manual_seed``.
         device: "auto" takes a GPU where there is one.
         compile: whether steps are compiled (see `pyrovae.CompiledSVI`); "auto": where there are so many of them, of one
-            shape, that it pays. Compiled steps draw other numbers of the same seed.
+            shape, and so much time, that it pays. Compiled steps draw other numbers of the same seed.
         precision: "bfloat16" runs the matrix products of training in it (by ``torch.autocast``).
         checkpoint: a folder; ``last.safetensors`` is written there after each epoch and ``best.safetensors`` at each
             best one.
@@ -163,9 +165,12 @@ def fit(
     vae.zero_grad()
     moves = optimizers.make(optimizer, vae.parameters(), lr)
     times = Counter(last - first for first, last in bounds(len(x), batch_size))
+    brief = seconds is not None and seconds < BRIEF
     svi = CompiledSVI(
         model, guide, moves, estimator, clip_norm=clip_norm, precision=precision, extra=split.take,
-        worth=lambda batch, c: compile is True or (compile == "auto" and times[len(batch)] * epochs >= WORTH),
+        worth=lambda batch, c: (
+            compile is True or (compile == "auto" and not brief and times[len(batch)] * epochs >= WORTH)
+        ),
     )  # fmt: skip
     best = Best(vae, beta, patience)
     steps = len(bounds(len(x), batch_size))
