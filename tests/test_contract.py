@@ -105,7 +105,7 @@ def gradients_are_finite(vae, data, posterior):
 
 def train(vae, data, posterior, steps):
     guide, estimator = guide_and_estimator(vae, posterior)
-    svi = SVI(vae.model, guide, Joint(torch.optim.Adam(vae.parameters(), lr=0.01)), estimator)
+    svi = SVI(vae.model, guide, Joint(torch.optim.Adam(vae.parameters(), lr=0.01, fused=True)), estimator)
     before = copy.deepcopy(vae.state_dict())
     losses = [svi.step(*data)]
     # The first step was checked, by Pyro and by us; to check all the others would only cost time.
