@@ -25,7 +25,9 @@ def plot_rate_distortion(table: pd.DataFrame) -> Figure:
         style = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)], "markersize": 5}
         ax.plot(part["rate"], part["distortion"], linewidth=1.2, label=f"{size} latent dimensions", **style)
     for beta, rate, distortion in table.xs(sizes[-1], level="latent_dim")[["rate", "distortion"]].itertuples():
-        ax.annotate(f"β = {beta:g}", (rate, distortion), xytext=(5, 5), textcoords="offset points", fontsize=8)
+        place = {"xytext": (-6, -12), "textcoords": "offset points", "ha": "right"}
+        ax.annotate(f"β = {beta:g}", (rate, distortion), **place, fontsize=8)
+    ax.margins(x=0.12)
     best = table["elbo"].max()
     low, high = ax.get_ylim()
     rates = [max(0.0, -best - high), -best - low]
