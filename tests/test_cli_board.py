@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from pyrovae import cli
 
@@ -22,6 +23,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:a relaxed Bernoulli is no densit
 def run(tmp_path, monkeypatch):
     """Runs ``pyrovae fit`` on rows of a kind; returns the metrics of the run."""
     monkeypatch.chdir(tmp_path)
+    savefig = Figure.savefig
+
+    def coarsely(figure, *args, **kwargs):
+        # Most of the time here would go into layout and pixels, which tests/test_plots.py looks at.
+        figure.set_layout_engine("none")
+        savefig(figure, *args, **{**kwargs, "dpi": 20})
+
+    monkeypatch.setattr(Figure, "savefig", coarsely)
 
     def run(kind, *arguments):
         rng = np.random.default_rng(0)
