@@ -76,6 +76,7 @@ class CompiledSVI:
         self._optim = optim
         self.optimizer: Optimizer | None = optim if isinstance(optim, Optimizer) else None
         self._rates: list[Tensor] = []
+        self._inside = False
         self._traced = Traced(self._graph, eager_random=eager_random)
         self._loss = Traced(self._value, eager_random=eager_random)
         self._seen: set[Any] = set()
@@ -141,17 +142,17 @@ class CompiledSVI:
     # Compiled
 
     def _compiled_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
-        inside = update.traceable(self.optimizer)
-        if inside:
-            update.start(self.optimizer)
-        rates = [group["lr"] for group in self.optimizer.param_groups]
+        groups = self.optimizer.param_groups
         if not self._rates:
-            self._rates = [torch.tensor(float(rate), dtype=torch.float64) for rate in rates]
-        for held, rate in zip(self._rates, rates, strict=True):
-            held.fill_(rate)
-        loss, *rest = self._traced(self._rates, inside, *args, **kwargs)
+            self._inside = update.traceable(self.optimizer)
+            if self._inside:
+                update.start(self.optimizer)
+            self._rates = [torch.zeros((), dtype=torch.float64) for _ in groups]
+        for held, group in zip(self._rates, groups, strict=True):
+            held.fill_(group["lr"])
+        loss, *rest = self._traced(self._rates, self._inside, *args, **kwargs)
         self.last = None if self.extra is None else pytree.tree_unflatten(rest[: self._extras], self._layout)
-        if not inside:
+        if not self._inside:
             for p, g in zip(self._moved, rest[self._extras :], strict=True):
                 p.grad = g
             self.optimizer.step()
