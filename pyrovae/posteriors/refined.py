@@ -12,6 +12,7 @@ from torch.distributions import kl_divergence
 
 from pyrovae.checks import count
 from pyrovae.distributions import positive
+from pyrovae.modes import seeded
 from pyrovae.piece import Piece
 
 SEED = 180202550
@@ -131,25 +132,30 @@ class Refined(Piece):
     def _step(self, params: Tensor, x: Tensor, condition: Tensor | None, seed: int, training: bool) -> Tensor:
         if not (training and params.requires_grad):
             params = params.detach().requires_grad_()
-        elbo = self._elbo(params, x, condition, seed)
+        elbo = self._elbos(params.unsqueeze(0), x, condition, seed)
         (slope,) = torch.autograd.grad(elbo.sum(), params, create_graph=training)
         rates = params.new_tensor([0.0, *(self.lr * rate for rate in RATES)])
         with torch.no_grad():
+            tries = params + rates.reshape(-1, *[1] * params.ndim) * slope
             # With other draws than the slope's, so that a step that fits noise finds no favour.
-            tries = torch.stack([self._elbo(params + rate * slope, x, condition, seed + 1) for rate in rates])
+            elbos = self._elbos(tries, x, condition, seed + 1)
             # A step to where the ELBO is not a number is worse than none.
-            best = rates[tries.nan_to_num(nan=-torch.inf).argmax(0)].unsqueeze(-1)
+            best = rates[elbos.nan_to_num(nan=-torch.inf).argmax(0)].unsqueeze(-1)
         return params + torch.where(best > 0, best * slope, 0.0)
 
-    def _elbo(self, params: Tensor, x: Tensor, condition: Tensor | None, seed: int) -> Tensor:
-        """The ELBO of each row, ``(...)``."""
+    def _elbos(self, tries: Tensor, x: Tensor, condition: Tensor | None, seed: int) -> Tensor:
+        """The ELBO of each row at tries ``(T, ..., n)``, with the same noise in each: ``(T, ...)``."""
         (vae,) = self._vae
-        q, prior = vae.posterior.distribution(params, x, condition), vae.prior(condition, condition)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            z = q.rsample((self.num_particles,))
-        try:
-            kl = kl_divergence(q, prior)
-        except NotImplementedError:
-            kl = (q.log_prob(z) - prior.log_prob(z)).mean(0)
-        return vae.likelihood(z, condition).log_prob(x).mean(0) - kl
+        prior = vae.prior(condition, condition)
+        draws, kls = [], []
+        for params in tries:
+            q = vae.posterior.distribution(params, x, condition)
+            with seeded(seed, params.device):
+                z = q.rsample((self.num_particles,))
+            try:
+                kl = kl_divergence(q, prior)
+            except NotImplementedError:
+                kl = (q.log_prob(z) - prior.log_prob(z)).mean(0)
+            draws.append(z)
+            kls.append(kl)
+        return vae.likelihood(torch.stack(draws), condition).log_prob(x).mean(1) - torch.stack(kls)
