@@ -102,7 +102,7 @@ def fit(
         seed: of the batches and the draws. Parameters are initialised when the VAE is made, by ``torch.manual_seed``.
         device: "auto" takes a GPU where there is one.
         compile: whether steps are compiled (see `pyrovae.CompiledSVI`); "auto": where there are so many of them, of one
-            shape, and so much time, that it pays. Compiled steps draw other numbers of the same seed.
+            shape, and so much time, that it pays. Either way the draws are the same.
         precision: "bfloat16" runs the matrix products of training in it (by ``torch.autocast``).
         checkpoint: a folder; ``last.safetensors`` is written there after each epoch and ``best.safetensors`` at each
             best one.

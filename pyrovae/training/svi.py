@@ -31,8 +31,8 @@ class CompiledSVI:
     each shape of the arguments is Pyro's own, with all of its checks; the second is traced, Pyro's handlers and all,
     into one graph, which torch's Inductor compiles; from then on no Python of Pyro's runs, and the values of data are
     looked at no more. Parameters and the state of the optimizer are those of the user, changed in place: put a model on
-    its device, and load an optimizer's state, before the first step. Draws are new at each step and follow
-    ``torch.manual_seed``, in another stream than eager ones.
+    its device, and load an optimizer's state, before the first step. Draws are new at each step, and from one
+    ``torch.manual_seed`` they are those that Pyro makes.
 
     What cannot be one graph (a program that looks at its numbers, or grows or shrinks) is run by Pyro's SVI, as is
     everything where there is no C++ compiler; a warning says why, once.
@@ -47,7 +47,6 @@ class CompiledSVI:
         precision: "bfloat16" runs matrix products in it (by ``torch.autocast``); log-densities stay as they are.
         extra: called after the loss, in the graph; `last` has its tensors, detached, after each step.
         worth: whether steps of these arguments are to be compiled; by default all are.
-        eager_random: draw what eager Pyro would draw from the same seed, which is slower; for tests.
 
     >>> import pyro, pyrovae
     >>> from pyro.infer import Trace_ELBO
@@ -67,7 +66,6 @@ class CompiledSVI:
         precision: str = "float32",
         extra: Callable[[], Any] | None = None,
         worth: Callable[..., bool] | None = None,
-        eager_random: bool = False,
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -77,8 +75,8 @@ class CompiledSVI:
         self.optimizer: Optimizer | None = optim if isinstance(optim, Optimizer) else None
         self._rates: list[Tensor] = []
         self._inside = False
-        self._traced = Traced(self._graph, eager_random=eager_random)
-        self._loss = Traced(self._value, eager_random=eager_random)
+        self._traced = Traced(self._graph)
+        self._loss = Traced(self._value)
         self._seen: set[Any] = set()
         self._svi: SVI | None = None
         self._layout: Any = None

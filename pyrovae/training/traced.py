@@ -29,16 +29,15 @@ class Traced:
     """``function``, whose Python runs once for each shape of its arguments; after that, a compiled graph does.
 
     Whatever tensors the function closes over, parameters, buffers, the state of an optimizer, are inputs of the graph:
-    what it writes to them is written, and what others write to them it sees. Random draws are new at each call, and
-    depend on torch's seed.
+    what it writes to them is written, and what others write to them it sees. Random draws are those that the function
+    itself would make.
 
     Args:
         function: of tensors, and of other things that do not change often, to a tuple of tensors.
-        eager_random: draw the numbers that the function itself would draw, which is slower.
     """
 
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]], *, eager_random: bool = False) -> None:
-        self.function, self.eager_random = function, eager_random
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]]) -> None:
+        self.function = function
         self._compiled: dict[Any, Callable[[list[Tensor]], tuple[Tensor, ...]]] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401 - as the function has it
@@ -79,7 +78,7 @@ class Traced:
         graph.graph.eliminate_dead_code()
         graph.recompile()
         try:
-            compiled = _inductor(graph, [*tensors, *closed], self.eager_random)
+            compiled = _inductor(graph, [*tensors, *closed])
         except Exception as error:
             raise _not_traceable(error) from error
         return lambda inputs: compiled(*inputs, *closed)
@@ -110,10 +109,11 @@ class _Untouched(TorchDispatchMode):
                 tensor.copy_(value)
 
 
-def _inductor(graph: GraphModule, inputs: list[Tensor], eager_random: bool) -> Callable[..., tuple[Tensor, ...]]:
+def _inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
     """The graph as machine code; the one place that knows how torch is asked for it."""
+    # Random numbers by torch's own kernels: Inductor's are others, and of many draws ten times as slow.
     with torch.no_grad():
-        return torch._inductor.compile(graph, inputs, options={"fallback_random": eager_random})
+        return torch._inductor.compile(graph, inputs, options={"fallback_random": True})
 
 
 def _not_traceable(error: Exception) -> NotTraceable:

@@ -33,7 +33,7 @@ def as_traced(monkeypatch):
     """The graph is run as it was traced, operation by operation, in place of machine code, which takes ten seconds."""
     made = []
 
-    def compiled(graph, inputs, eager_random):
+    def compiled(graph, inputs):
         made.append(graph)
         return graph
 
@@ -59,7 +59,7 @@ def both(make_vae, estimator, particles, optimizer=None, **kwargs):
         if kind is SVI:
             svi = SVI(vae.model, vae.guide, Joint(made), loss)
         else:
-            svi = CompiledSVI(vae.model, vae.guide, made, loss, eager_random=True)
+            svi = CompiledSVI(vae.model, vae.guide, made, loss)
         result += [steps(svi, dtype=torch.float64, **kwargs), vae]
     return *result, svi
 
@@ -208,7 +208,7 @@ def test_any_program_of_pyro(as_traced):
 
 
 def test_draws_are_new_at_each_step_and_follow_the_seed(tiny):
-    """In machine code, whose random numbers are its own."""
+    """In machine code."""
     vae = tiny()
     svi = CompiledSVI(vae.model, vae.guide, torch.optim.SGD(vae.parameters(), lr=0.0), Trace_ELBO())
     svi.step(X)
