@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from pyrovae.config import PRECISIONS
 from pyrovae.training import update
 from pyrovae.training.optimizers import Joint
-from pyrovae.training.traced import NotTraceable, Traced
+from pyrovae.training.traced import Call, NotTraceable, Traced
 
 Program = Callable[..., Any]
 
@@ -88,23 +88,24 @@ class CompiledSVI:
 
     def step(self, *args: Any, **kwargs: Any) -> float:  # noqa: ANN401 - as the model has it
         """Take a step; returns the loss before it."""
-        shape = _shape(args, kwargs)
-        if self.reason is None and shape in self._seen and (self.worth is None or self.worth(*args, **kwargs)):
+        call = Call(args, kwargs)
+        if self.reason is None and call.shape in self._seen and (self.worth is None or self.worth(*args, **kwargs)):
             try:
                 self._check()
-                return self._compiled_step(args, kwargs)
+                return self._compiled_step(call)
             except NotTraceable as error:
                 self._give_up(str(error))
         loss = self._eager_step(args, kwargs)
-        self._seen.add(shape)
+        self._seen.add(call.shape)
         return loss
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:  # noqa: ANN401
         """The loss, and no step."""
-        if self.reason is None and _shape(args, kwargs) in self._seen:
+        call = Call(args, kwargs)
+        if self.reason is None and call.shape in self._seen:
             try:
                 self._check()
-                return float(self._loss(*args, **kwargs)[0])
+                return float(self._loss.run(call)[0])
             except NotTraceable as error:
                 self._give_up(str(error))
         with torch.no_grad():
@@ -139,7 +140,7 @@ class CompiledSVI:
 
     # Compiled
 
-    def _compiled_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+    def _compiled_step(self, call: Call) -> float:
         groups = self.optimizer.param_groups
         if not self._rates:
             self._inside = update.traceable(self.optimizer)
@@ -148,7 +149,7 @@ class CompiledSVI:
             self._rates = [torch.zeros((), dtype=torch.float64) for _ in groups]
         for held, group in zip(self._rates, groups, strict=True):
             held.fill_(group["lr"])
-        loss, *rest = self._traced(self._rates, self._inside, *args, **kwargs)
+        loss, *rest = self._traced.run(call)
         self.last = None if self.extra is None else pytree.tree_unflatten(rest[: self._extras], self._layout)
         if not self._inside:
             for p, g in zip(self._moved, rest[self._extras :], strict=True):
@@ -157,8 +158,8 @@ class CompiledSVI:
             self.optimizer.zero_grad()
         return float(loss)
 
-    def _graph(self, rates: list[Tensor], inside: bool, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
-        """What is compiled: the loss, what ``extra`` gives, and unless they are used inside, the gradients."""
+    def _graph(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
+        """What is compiled: the loss, what ``extra`` gives, and where it moves no parameters, the gradients."""
         with torch.autocast(_device(args), torch.bfloat16, enabled=self.precision == "bfloat16", cache_enabled=False):
             loss, params = self._params(lambda: self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs))
         extra, self._layout = pytree.tree_flatten(() if self.extra is None else self.extra())
@@ -168,8 +169,8 @@ class CompiledSVI:
         if self.clip_norm is not None:
             gradients = update.clip(gradients, self.clip_norm)
         outputs = (loss.detach(), *(value.detach() for value in extra))
-        if inside:
-            update.update(self.optimizer, gradients, rates)
+        if self._inside:
+            update.update(self.optimizer, gradients, self._rates)
             return outputs
         self._moved = list(gradients)
         return (*outputs, *gradients.values())
@@ -201,12 +202,6 @@ def _joined(optim: PyroOptim, params: list[Tensor]) -> Optimizer:
             "clip_norm= to clip gradients."
         )
     return constructor(params, **settings)
-
-
-def _shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
-    """What two calls must share to have one graph."""
-    leaves, spec = pytree.tree_flatten((args, kwargs))
-    return spec, tuple((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
 
 
 def _device(args: tuple[Any, ...]) -> str:

@@ -25,6 +25,21 @@ class NotTraceable(Exception):
     """A function that cannot be one graph: Python looks at its numbers, or the compiler refuses it."""
 
 
+class Call:
+    """Arguments, the tensors among them, and ``shape``: what two calls must share to have one graph."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.args, self.kwargs = args, kwargs
+        # Most calls are of tensors alone, and pytree takes longer than the step of a small model.
+        plain = not kwargs and all(type(arg) is Tensor or arg is None for arg in args)
+        leaves, spec = (args, None) if plain else pytree.tree_flatten((args, kwargs))
+        self.tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        self.shape = (
+            spec,
+            *((leaf.shape, leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves),
+        )
+
+
 class Traced:
     """``function``, whose Python runs once for each shape of its arguments; after that, a compiled graph does.
 
@@ -41,16 +56,14 @@ class Traced:
         self._compiled: dict[Any, Callable[[list[Tensor]], tuple[Tensor, ...]]] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401 - as the function has it
-        leaves, spec = pytree.tree_flatten((args, kwargs))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        key = (
-            spec,
-            tuple((leaf.shape, leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves),
-        )
-        if key not in self._compiled:
-            self._compiled[key] = self._compile(leaves, spec, tensors)
+        return self.run(Call(args, kwargs))
+
+    def run(self, call: Call) -> tuple[Tensor, ...]:
+        """The function of the arguments of a call."""
+        if call.shape not in self._compiled:
+            self._compiled[call.shape] = self._compile(*pytree.tree_flatten((call.args, call.kwargs)), call.tensors)
         with torch.no_grad():
-            return self._compiled[key](tensors)
+            return self._compiled[call.shape](call.tensors)
 
     def _compile(
         self, leaves: list[Any], spec: pytree.TreeSpec, tensors: list[Tensor]
@@ -127,6 +140,7 @@ def _lift(graph: GraphModule) -> list[Tensor]:
     """Make the tensors that a graph closes over its last inputs, and return them."""
     last = [node for node in graph.graph.nodes if node.op == "placeholder"][-1]
     found: dict[int, tuple[Node, Tensor]] = {}
+    names = set()
     for node in list(graph.graph.nodes):
         if node.op != "get_attr":
             continue
@@ -138,6 +152,10 @@ def _lift(graph: GraphModule) -> list[Tensor]:
             found[id(tensor)] = last, tensor
         node.replace_all_uses_with(found[id(tensor)][0])
         graph.graph.erase_node(node)
+        names.add(node.target)
+    for name in names:
+        # What stayed an attribute would be an input once more.
+        delattr(graph, name)
     return [tensor for _, tensor in found.values()]
 
 

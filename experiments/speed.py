@@ -1,0 +1,245 @@
+"""What a training step costs: ours beside Pyro's SVI, Pyro's example, hand-written torch, pythae and NumPyro.
+
+All candidates take turns, a burst of steps each, so that whatever else the machine does meets all of them; medians of
+bursts, with quartiles. `floor` is the time of the matrix products of a step alone. Then how the cost grows with rows,
+batch and draws, how near importance sampling is to its matrix products, and whether ours reaches the ELBO of Pyro's
+example. pythae and NumPyro take part where they are installed.
+
+    python experiments/speed.py --data-root data
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import _peers as peers
+import numpy as np
+import pandas as pd
+import torch
+from _common import RESULTS, save
+from _peers import Size, Step
+from torch import Tensor
+from tqdm import tqdm
+
+import pyrovae
+
+SIZES = {
+    "digits": Size(64, (32,), 8, 64),
+    "MNIST, 128 rows": Size(784, (400,), 50, 128),
+    "MNIST, 256 rows": Size(784, (400,), 50, 256),
+    "large": Size(784, (1000, 1000), 100, 512),
+    "IWAE, 50 draws": Size(784, (400,), 50, 128, particles=50),
+    "convolutions": Size(784, (), 20, 64),
+}
+EPOCH = 20
+"""Steps of NumPyro's jitted loop."""
+BURST = 0.4
+"""Seconds of a burst."""
+
+
+def ours(size: Size, x: Tensor, *, compiled: bool, precision: str = "float32") -> Step:
+    """Our VAE by our step."""
+    torch.manual_seed(0)
+    names = [f"mlp(hidden={list(h)}, activation=softplus)" for h in (size.hidden, size.hidden[::-1])]
+    encoder, decoder = names if size.hidden else ("conv", "conv")
+    vae = pyrovae.VAE(size.event_shape, size.latent_dim, encoder=encoder, decoder=decoder)
+    name = "mean_field_elbo" if size.particles == 1 else "iwae"
+    elbo = pyrovae.elbos.for_fit(pyrovae.elbos.make(name, size.particles))
+    adam = torch.optim.Adam(vae.parameters(), lr=peers.LR, fused=True)
+    rows = peers.batches(size, x)
+    svi = pyrovae.CompiledSVI(vae.model, vae.guide, adam, elbo, precision=precision, worth=lambda *_: compiled)
+    return lambda: svi.step(next(rows))
+
+
+def candidates(size: Size, x: Tensor) -> dict[str, tuple[Step, int]]:
+    """Each step, and how many training steps it takes."""
+    result = {
+        "ours, compiled": (ours(size, x, compiled=True), 1),
+        "ours, eager": (ours(size, x, compiled=False), 1),
+        "Pyro's SVI": (peers.pyro_svi(size, x), 1),
+        "torch by hand": (peers.by_hand(size, x, compiled=False), 1),
+        "torch by hand, torch.compile": (peers.by_hand(size, x, compiled=True), 1),
+    }
+    if size.pixels == 784:
+        result["ours, compiled, bfloat16"] = (ours(size, x, compiled=True, precision="bfloat16"), 1)
+    if size.hidden:
+        result["floor"] = (peers.floor(size, x), 1)
+        if find_spec("numpyro"):
+            result["NumPyro"] = (peers.numpyro_epoch(size, x, EPOCH), EPOCH)
+    if size.hidden and size.particles == 1:
+        if find_spec("pythae"):
+            result["pythae"] = (peers.pythae_trainer(size, x), 1)
+        if size.pixels == 784:
+            result["Pyro's example"] = (peers.pyro_example(size, x), 1)
+    return result
+
+
+def measure(steps: dict[str, tuple[Step, int]], bursts: int, title: str) -> pd.DataFrame:
+    """Milliseconds a step, a row for each burst and a column for each candidate; and the seconds of its first steps."""
+    counts, first = {}, {}
+    for name, (step, _) in tqdm(steps.items(), desc=f"{title}: first steps", leave=False):
+        begin = time.perf_counter()
+        for _ in range(3):
+            step()
+        first[name] = time.perf_counter() - begin
+        begin = time.perf_counter()
+        step()
+        counts[name] = max(1, round(BURST / (time.perf_counter() - begin)))
+    rows = []
+    for _ in tqdm(range(bursts), desc=title, leave=False):
+        row = {}
+        for name in np.random.default_rng(len(rows)).permutation(list(steps)):
+            step, each = steps[name]
+            begin = time.perf_counter()
+            for _ in range(counts[name]):
+                step()
+            row[name] = (time.perf_counter() - begin) / counts[name] / each * 1e3
+        rows.append(row)
+    table = pd.DataFrame(rows)[list(steps)]
+    table.attrs["first"] = first
+    return table
+
+
+def summary(title: str, times: pd.DataFrame) -> pd.DataFrame:
+    """Medians and quartiles, and how many times as fast as each other candidate ours is, compiled."""
+    ratio = times.div(times["ours, compiled"], axis=0)
+    return pd.DataFrame(
+        {
+            "size": title,
+            "candidate": times.columns,
+            "ms": times.median().to_numpy(),
+            "ms_25": times.quantile(0.25).to_numpy(),
+            "ms_75": times.quantile(0.75).to_numpy(),
+            "times_ours": ratio.median().to_numpy(),
+            "times_ours_25": ratio.quantile(0.25).to_numpy(),
+            "times_ours_75": ratio.quantile(0.75).to_numpy(),
+            "first_seconds": [times.attrs["first"][name] for name in times.columns],
+        }
+    )
+
+
+def scaling(bursts: int) -> pd.DataFrame:
+    """Seconds against rows of an epoch, rows of a batch and draws, 1 to 64 times as many; compiled."""
+    base = Size(784, (400,), 50, 64)
+    x = (torch.rand(64 * 64, 784) > 0.7).float()
+    rows = []
+    for what in ("rows", "batch", "draws"):
+        for factor in (1, 4, 16, 64):
+            size, count = base, factor
+            if what == "batch":
+                size, count = Size(784, (400,), 50, 64 * factor), 1
+            elif what == "draws":
+                size, count = Size(784, (400,), 50, 16, particles=factor), 1
+            step = ours(size, x, compiled=True)
+            for _ in range(3):
+                step()
+            for _ in range(bursts):
+                begin = time.perf_counter()
+                for _ in range(count):
+                    step()
+                rows.append({"of": what, "factor": factor, "seconds": time.perf_counter() - begin})
+    return pd.DataFrame(rows).groupby(["of", "factor"], sort=False)["seconds"].median().reset_index()
+
+
+def slopes(table: pd.DataFrame) -> pd.Series:
+    """Log-log slopes: 1 is linear."""
+
+    def slope(part: pd.DataFrame) -> float:
+        return float(np.polyfit(np.log(part["factor"]), np.log(part["seconds"]), 1)[0])
+
+    return table.groupby("of", sort=False)[["factor", "seconds"]].apply(slope)
+
+
+def evaluation(rows: int, repeats: int) -> pd.DataFrame:
+    """Milliseconds a row of log p(x) by 5,000 importance samples, and of its matrix products alone."""
+    size = Size(784, (200, 200), 50, 5000)
+    network = "mlp(hidden=[200, 200], activation=tanh)"
+    vae = pyrovae.VAE((784,), 50, encoder=network, decoder=network)
+    x = (torch.rand(rows, 784) > 0.7).float()
+    weights = [torch.randn(i, o) for i, o in ((50, 200), (200, 200), (200, 784))]
+    outputs = [torch.empty(size.batch, w.shape[1]) for w in weights]
+    start = torch.randn(size.batch, 50)
+
+    def products() -> None:
+        for _ in range(rows):
+            z = start
+            for weight, output in zip(weights, outputs, strict=True):
+                z = torch.mm(z, weight, out=output)
+
+    def run(worth: float) -> None:
+        pyrovae.evaluation.importance.WORTH = worth
+        pyrovae.log_marginal(vae, x, num_samples=5000, progress=False)
+
+    steps: dict[str, Callable[[], None]] = {
+        "matrix products": products, "eager": partial(run, float("inf")), "compiled": partial(run, 0),
+    }  # fmt: skip
+    seconds = [{name: _seconds(step) / rows * 1e3 for name, step in steps.items()} for _ in range(repeats + 1)][1:]
+    table = pd.DataFrame(seconds).median().rename("ms_a_row").rename_axis("by").reset_index()
+    table["times_floor"] = table["ms_a_row"] / table["ms_a_row"].iloc[0]
+    return table
+
+
+def _seconds(step: Callable[[], None]) -> float:
+    begin = time.perf_counter()
+    step()
+    return time.perf_counter() - begin
+
+
+def figure(steps: pd.DataFrame, growth: pd.DataFrame) -> object:
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(13, 5), layout="constrained")
+    left, right = fig.subplots(1, 2, width_ratios=[2.2, 1])
+    sizes, names = list(steps["size"].unique()), list(steps["candidate"].unique())
+    for i, name in enumerate(names):
+        part = steps[steps["candidate"] == name].set_index("size").reindex(sizes)
+        position = np.arange(len(sizes)) + (i - len(names) / 2) * 0.8 / len(names)
+        spread = np.abs(part[["ms_25", "ms_75"]].to_numpy().T - part["ms"].to_numpy())
+        colour = "black" if name == "floor" else f"C{i}"
+        left.errorbar(position, part["ms"], spread, fmt="_" if name == "floor" else "o", ms=5, color=colour, label=name)
+    left.set(yscale="log", ylabel="milliseconds a step", xticks=range(len(sizes)))
+    left.set_xticklabels(sizes)
+    left.legend(fontsize=8, ncols=2)
+    for what, part in growth.groupby("of", sort=False):
+        right.plot(part["factor"], part["seconds"] / part["seconds"].iloc[0], "o-", label=what)
+    right.axline((1, 1), slope=1, color="0.7", lw=1, zorder=0)
+    right.set(xscale="log", yscale="log", xlabel="times as many", ylabel="times as long")
+    right.legend()
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return fig
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for tables and the figure")
+    parser.add_argument("--bursts", type=int, default=15)
+    parser.add_argument("--only", nargs="+", choices=SIZES, default=list(SIZES), metavar="SIZE")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    parts = []
+    for title in arguments.only:
+        size = SIZES[title]
+        x = (torch.rand(size.batch * max(EPOCH, 20), *size.event_shape) > 0.7).float()
+        parts.append(summary(title, measure(candidates(size, x), arguments.bursts, title)))
+        print(parts[-1].drop(columns="size").round(3).to_string(index=False), flush=True)
+    steps = pd.concat(parts)
+    steps.to_csv(arguments.out / "speed_steps.csv", index=False, float_format="%.4g")
+    growth = scaling(arguments.bursts)
+    growth.to_csv(arguments.out / "speed_scaling.csv", index=False, float_format="%.4g")
+    print(slopes(growth).round(3).to_string())
+    near = evaluation(rows=200, repeats=3)
+    near.to_csv(arguments.out / "speed_evaluation.csv", index=False, float_format="%.4g")
+    print(near.round(2).to_string(index=False))
+    save(figure(steps, growth), arguments.out / "speed.png")
+
+
+if __name__ == "__main__":
+    main()
