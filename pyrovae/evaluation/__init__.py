@@ -5,8 +5,10 @@ from pyrovae.evaluation.ais import ais
 from pyrovae.evaluation.clusters import clusters
 from pyrovae.evaluation.compare_elbos import ElboComparison, compare_elbos
 from pyrovae.evaluation.compare_training import TrainingComparison, compare_training
+from pyrovae.evaluation.diagnose import Diagnosis, diagnose
 from pyrovae.evaluation.disentanglement import DCI, Disentanglement, dci, disentanglement, factor_vae_score, mig, sap
 from pyrovae.evaluation.evaluate import Evaluation, evaluate
+from pyrovae.evaluation.gaps import inference_gaps
 from pyrovae.evaluation.impute import impute
 from pyrovae.evaluation.latent_space import Completeness, completeness, continuity
 from pyrovae.evaluation.log_marginal import LogMarginal, log_marginal
@@ -17,6 +19,7 @@ from pyrovae.evaluation.rate_distortion import rate_distortion
 __all__ = [
     "DCI",
     "Completeness",
+    "Diagnosis",
     "Disentanglement",
     "ElboComparison",
     "Evaluation",
@@ -29,10 +32,12 @@ __all__ = [
     "completeness",
     "continuity",
     "dci",
+    "diagnose",
     "disentanglement",
     "evaluate",
     "factor_vae_score",
     "impute",
+    "inference_gaps",
     "k_hat",
     "log_marginal",
     "mig",

@@ -24,11 +24,11 @@ TRUSTED_K = 0.7
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found. Printed, it is the summary as a table.
+    r"""What `evaluate` found. Printed, it is the summary as a table.
 
     Attributes:
         rows: one row of data a row: elbo, reconstruction, kl, log_marginal, log_marginal_standard_error (Monte Carlo),
-            k_hat; in nats.
+            in nats; k_hat; ess, the effective number of importance samples, :math:`(\sum w)^2 / \sum w^2`.
         units: one latent unit a row: site (of several layers z1, z2, ...), variance (over rows, of the posterior mean)
             and active.
         num_samples: draws for each row.
@@ -141,12 +141,13 @@ def evaluate(
             "log_marginal": estimate.value,
             "log_marginal_standard_error": estimate.standard_error,
             "k_hat": k_hat(terms.log_weights),
+            "ess": (2 * terms.log_weights.logsumexp(0) - (2 * terms.log_weights).logsumexp(0)).exp(),
         }
         for name, values in part.items():
             columns.setdefault(name, []).append(values.double().cpu())
     reason = no_marginal(vae)
     if reason:
-        undefined = ["log_marginal", "log_marginal_standard_error", "k_hat"]
+        undefined = ["log_marginal", "log_marginal_standard_error", "k_hat", "ess"]
         # log p(x, z) at one point z is no bound on log p(x).
         undefined += ["elbo", "kl"] if vae.posterior.has("point") else []
         columns |= {name: [torch.full((len(x),), math.nan)] for name in undefined}

@@ -5,21 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae.checks import count, trusted
-from pyrovae.evaluation.importance import no_marginal
 from pyrovae.evaluation.log_marginal import log_marginal
-from pyrovae.modes import evaluating, frozen, isolated
+from pyrovae.evaluation.refine import many_log_weights, not_refinable, refine
+from pyrovae.modes import evaluating, isolated
 from pyrovae.training.batches import ordered
 from pyrovae.vae import VAE
 
 if TYPE_CHECKING:
     import pandas as pd
-
-LAST = 1000
-"""Draws that the two ELBOs are compared by."""
 
 
 def outlier_scores(
@@ -70,14 +66,9 @@ def outlier_scores(
 
     for name, value in (("steps", steps), ("draws", draws), ("rows_at_once", rows_at_once)):
         count(value, name, 1)
-    reason = no_marginal(vae)
     x = vae.check(x)
     condition = vae.check_condition(condition, len(x))
-    if reason is None and (vae.prior.has("deep") or vae.label is not None or vae.mechanism is not None):
-        reason = "it has more latent sites than z"
-    if reason is None and not vae.encode(x[:1], None if condition is None else condition[:1]).has_rsample:
-        reason = "z is not reparameterised"
-    if reason is not None:
+    if reason := not_refinable(vae, x, condition):
         raise ValueError(f"outlier_scores: expected a posterior that can be fitted to a row, but {reason}")
     options = {"num_samples": num_samples, "seed": seed, "progress": progress}
     usual = log_marginal(vae, reference, reference_condition, **options).value.double().mean()
@@ -86,7 +77,9 @@ def outlier_scores(
     with isolated(seed, validation=False), evaluating(vae), trusted():
         bar = tqdm(total=len(x), disable=not progress, unit="row", desc="regret", delay=2)
         for _, part, c in ordered(x, condition, rows_at_once):
-            parts.append(_regret(vae, part, c, steps, lr, draws))
+            numbers = refine(vae, part, c, steps=steps, lr=lr, draws=draws)
+            before, after = (many_log_weights(vae, params, part, c).mean(0) for params in numbers)
+            parts.append(after - before)
             bar.update(len(part))
         bar.close()
     table = pd.DataFrame({
@@ -96,34 +89,3 @@ def outlier_scores(
     })  # fmt: skip
     table.index.name = "row"
     return table
-
-
-def _regret(vae: VAE, x: Tensor, condition: Tensor | None, steps: int, lr: float, draws: int) -> Tensor:
-    """Gain of the best posterior of each row, ``(B,)``."""
-    first = vae.posterior.params(x, condition)
-    with frozen(vae), torch.enable_grad():
-        params = first.clone().requires_grad_()
-        optimizer = torch.optim.Adam([params], lr)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for _ in range(steps):
-            optimizer.zero_grad()
-            (-_elbo(vae, params, x, condition, draws).sum()).backward()
-            optimizer.step()
-            schedule.step()
-    before, after = (_mean_elbo(vae, numbers.detach(), x, condition) for numbers in (first, params))
-    return after - before
-
-
-def _mean_elbo(vae: VAE, params: Tensor, x: Tensor, condition: Tensor | None) -> Tensor:
-    """Over many draws, a few at a time, with the same noise at each call."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return torch.stack([_elbo(vae, params, x, condition, 20) for _ in range(LAST // 20)]).mean(0)
-
-
-def _elbo(vae: VAE, params: Tensor, x: Tensor, condition: Tensor | None, draws: int) -> Tensor:
-    """The ELBO of each row under the posterior of these numbers, ``(B,)``."""
-    q = vae.posterior.distribution(params, x, condition)
-    z = q.rsample((draws,))
-    log_p = vae.prior(condition, condition).log_prob(z) + vae.likelihood(z, condition).log_prob(x)
-    return (log_p - q.log_prob(z)).mean(0)
