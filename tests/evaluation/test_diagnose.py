@@ -41,12 +41,12 @@ def test_amortisation_gap(linear):
 
 
 def test_approximation_gap():
-    """A posterior whose latents are strongly correlated, given to a guide without correlations."""
-    weight = torch.tensor([[1.0, 0.9], [0.9, 1.0], [1.0, 1.0]], dtype=torch.float64)
-    truth = LinearGaussian(weight, torch.zeros(3, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64))
+    """A posterior whose latents are correlated, given to a guide without correlations."""
+    weight = torch.tensor([[0.8, 0.3], [0.3, 0.8]], dtype=torch.float64)
+    truth = LinearGaussian(weight, torch.zeros(2, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64))
     x = truth.sample(5, seed=0)
     vae = VAE(
-        (3,), 2, likelihood=likelihoods.Gaussian(scale=0.5), encoder=nn.Identity(), decoder=nn.Identity()
+        (2,), 2, likelihood=likelihoods.Gaussian(scale=0.5), encoder=nn.Identity(), decoder=nn.Identity()
     ).double()
     with torch.no_grad():
         vae.likelihood.head.weight.copy_(weight)
@@ -55,8 +55,8 @@ def test_approximation_gap():
     mean, covariance = truth.posterior(x)
     precision = torch.linalg.inv(covariance)
     expected = 0.5 * (precision.diagonal().log().sum() - torch.logdet(precision))
-    assert expected > 0.5
-    assert gaps["approximation"].to_numpy() == pytest.approx(np.full(5, float(expected)), abs=0.05)
+    assert expected > 0.1
+    assert gaps["approximation"].to_numpy() == pytest.approx(np.full(5, float(expected)), abs=0.03)
 
 
 def test_refuses_what_cannot_be_fitted_to_a_row(tiny):
