@@ -7,6 +7,7 @@
 from importlib.metadata import version as _version
 
 from pyrovae import datasets, elbos, likelihoods, networks, posteriors, priors
+from pyrovae.compare import compare
 from pyrovae.evaluation import (
     Completeness,
     Diagnosis,
@@ -52,6 +53,7 @@ __all__ = [
     "TrainingComparison",
     "ais",
     "clusters",
+    "compare",
     "compare_elbos",
     "compare_training",
     "completeness",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +28,7 @@ from pyrovae.vae import VAE
 
 if TYPE_CHECKING:
     import arviz
+    import pandas as pd
     import xarray
 
 Draws = dict[tuple[str, str], Tensor]
@@ -322,3 +325,46 @@ def _container(
     if inference_data is not None:
         return inference_data(attrs=attrs, **datasets)
     return xarray.DataTree.from_dict({"/": xarray.Dataset(attrs=attrs), **datasets})
+
+
+def compare_pointwise(values: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """``arviz.compare`` of models by log p(x_n) of rows that none of them has seen, name -> ``(N,)``.
+
+    ArviZ exponentiates these numbers for the weights, which underflows for images. Differences and weights depend only
+    on how much each is below the best of the row, so that it is given that, and the sums are put in afterwards.
+
+    Returns:
+        A DataFrame, the best first: rank, elpd (the sum over rows), se, elpd_diff (to the best), dse, weight.
+    """
+    import arviz
+    import pandas as pd
+    import xarray
+
+    best = np.max(list(values.values()), axis=0)
+    given = {}
+    for name, each in values.items():
+        below = xarray.DataArray(each - best, dims="row")
+        count, total = len(each), float(below.sum())
+        error = math.sqrt(count) * float(below.std())
+        if arviz.__version__.startswith("0."):
+            names = ["elpd_loo", "se", "p_loo", "n_samples", "n_data_points", "warning", "loo_i", "scale"]
+            given[name] = arviz.ELPDData([total, error, 0.0, 1, count, False, below, "log"], index=names)
+        else:
+            from arviz_stats.utils import ELPDData
+
+            given[name] = ELPDData(
+                elpd=total, se=error, p=0.0, n_samples=1, n_data_points=count, scale="log", warning=False,
+                good_k=math.inf, elpd_i=below,
+            )  # fmt: skip
+    options = {} if arviz.__version__.startswith("0.") else {"round_to": "none"}
+    with warnings.catch_warnings():
+        # ArviZ 0.23 asks pandas 3 for what pandas 4 will not do.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        found = arviz.compare(given, method="stacking", **options)
+    table = pd.DataFrame(index=found.index)
+    table["rank"] = found["rank"]
+    table["elpd"] = [float(values[name].sum()) for name in found.index]
+    table["se"] = [math.sqrt(len(best)) * float(values[name].std()) for name in found.index]
+    table["elpd_diff"] = -found["elpd_diff"].abs()
+    table["dse"], table["weight"] = found["dse"], found["weight"]
+    return table.rename_axis("model")

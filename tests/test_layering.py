@@ -36,6 +36,7 @@ LAYERS = [
     "training",
     "evaluation",
     "inference_data",
+    "compare",
     "workflow",
     "plots",
     "board",
