@@ -35,6 +35,7 @@ from pyrovae.piece import Piece
 from pyrovae.serialization import load, save
 from pyrovae.training import CompiledSVI, ex_post, fit
 from pyrovae.vae import VAE
+from pyrovae.workflow import sample_posterior
 
 __version__ = _version("pyrovae")
 
@@ -72,6 +73,7 @@ __all__ = [
     "posteriors",
     "priors",
     "rate_distortion",
+    "sample_posterior",
     "save",
     "to_inference_data",
 ]
