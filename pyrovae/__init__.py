@@ -35,7 +35,7 @@ from pyrovae.piece import Piece
 from pyrovae.serialization import load, save
 from pyrovae.training import CompiledSVI, ex_post, fit
 from pyrovae.vae import VAE
-from pyrovae.workflow import sample_posterior
+from pyrovae.workflow import as_prior, sample_posterior
 
 __version__ = _version("pyrovae")
 
@@ -51,6 +51,7 @@ __all__ = [
     "Sandwich",
     "TrainingComparison",
     "ais",
+    "as_prior",
     "bdmc",
     "clusters",
     "compare_elbos",

@@ -1,5 +1,6 @@
 """A trained VAE inside a Bayesian workflow: draws of its posterior, its decoder as a prior."""
 
+from pyrovae.workflow.as_prior import Field, as_prior
 from pyrovae.workflow.sample_posterior import sample_posterior
 
-__all__ = ["sample_posterior"]
+__all__ = ["Field", "as_prior", "sample_posterior"]
