@@ -35,7 +35,7 @@ from pyrovae.piece import Piece
 from pyrovae.serialization import load, save
 from pyrovae.training import CompiledSVI, ex_post, fit
 from pyrovae.vae import VAE
-from pyrovae.workflow import as_prior, sample_posterior
+from pyrovae.workflow import as_prior, export_decoder, sample_posterior
 
 __version__ = _version("pyrovae")
 
@@ -63,6 +63,7 @@ __all__ = [
     "elbos",
     "evaluate",
     "ex_post",
+    "export_decoder",
     "fit",
     "impute",
     "k_hat",
