@@ -41,12 +41,12 @@ def test_few_steps_have_a_wide_gap(linear):
 
 
 def test_the_weights_are_unbiased_in_both_directions(linear):
-    """At few steps, where the bounds are loose, p(x) / w is not: a move or a weight out of place would show here."""
+    """At so few steps that the bounds are loose, w / p(x) is 1 on average all the same."""
     vae = linear(n=2, shift=0.2, stretch=1.5).vae
-    sandwich = bdmc(vae, 2000, num_chains=1, num_steps=4, leapfrog=2, start="posterior", progress=False)
+    sandwich = bdmc(vae, 2000, num_chains=1, num_steps=10, leapfrog=3, chunk=900, progress=False)
     exact = closed_form(vae)(sandwich.x)
     for ratio in ((sandwich.lower - exact).exp(), (exact - sandwich.upper).exp()):
-        assert ratio.std() > 0.05
+        assert 0.05 < ratio.std() < 1
         assert abs(ratio.mean() - 1) < 4 * ratio.std() / 2000**0.5
 
 

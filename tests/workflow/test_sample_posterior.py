@@ -10,9 +10,8 @@ from torch import nn
 from pyrovae import VAE, likelihoods, sample_posterior
 from pyrovae.datasets import LinearGaussian
 from pyrovae.distributions import inverse_scale
-from pyrovae.workflow.task import DISPERSION
 
-FEW = dict(num_samples=250, warmup=200, leapfrog=4, progress=False)
+FEW = dict(num_samples=250, warmup=200, leapfrog=4, chunk=10_000, progress=False)
 FEWER = dict(num_samples=200, warmup=150, num_chains=1, progress=False)  # NUTS is slow
 
 
@@ -82,7 +81,7 @@ def test_the_guide_is_found_out(correlated):
 
 def test_log_densities(correlated):
     vae, x, _, _ = correlated
-    idata = sample_posterior(vae, x, method="mala", num_samples=5, num_chains=2, warmup=5, chunk=4, progress=False)
+    idata = sample_posterior(vae, x, method="mala", num_samples=5, num_chains=2, warmup=5, chunk=2, progress=False)
     z = torch.as_tensor(z_of(idata))
     head = vae.likelihood.head
     expected = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
@@ -174,7 +173,7 @@ def test_chains_start_apart(linear):
     assert np.allclose(guide, 1, atol=0.2)
     # One move of Langevin dynamics at a small step has hardly begun to forget where it started.
     first = z_of(sample_posterior(exact.vae, exact.x, method="mala", **arguments)).std(0) / sd
-    assert (first > 0.75 * DISPERSION).all()
+    assert (first > 1.5).all()
 
 
 @pytest.mark.parametrize("method", ["guide", "sir", "mala", "hmc", "nuts"])
@@ -206,7 +205,8 @@ def test_what_it_gives_and_what_it_leaves_alone(tiny, method):
     assert {name: values.dims for name, values in stats.data_vars.items()} == expected
     again, other = (sample_posterior(vae, x, condition, seed=seed, **arguments) for seed in (0, 1))
     assert np.array_equal(z_of(again), z_of(idata)) and not np.array_equal(z_of(other), z_of(idata))
-    assert np.isfinite(z_of(sample_posterior(vae, x, condition, chunk=2, **arguments))).all()
+    chunk = 500 if method == "sir" else 2
+    assert np.isfinite(z_of(sample_posterior(vae, x, condition, chunk=chunk, **arguments))).all()
 
 
 @pytest.mark.parametrize("method", ["sir", "hmc"])
@@ -219,7 +219,9 @@ def test_k_hat_and_the_condition_are_those_of_their_rows(method):
         vae.posterior.head.bias.copy_(torch.tensor([0.0, inverse_scale(torch.tensor(0.12), 0.0)]))
     condition = torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64)
     x = torch.tensor([[0.5], [9.0], [21.0]], dtype=torch.float64)
-    idata = sample_posterior(vae, x, condition, method=method, chunk=8 if method == "hmc" else 4000, **FEW)
+    idata = sample_posterior(
+        vae, x, condition, method=method, **FEW | dict(chunk=8 if method == "hmc" else 4000, warmup=100)
+    )
     assert np.allclose(z_of(idata).mean((0, 1, 3)), np.array([0.5, -1.0, 1.0]) / 1.01, atol=0.03)
     if method == "sir":
         assert stats_of(idata)["k_hat"].values.max() < 0.7
