@@ -15,8 +15,10 @@ from pyrovae.evaluation import (
     ElboComparison,
     Evaluation,
     LogMarginal,
+    Sandwich,
     TrainingComparison,
     ais,
+    bdmc,
     clusters,
     compare_elbos,
     compare_training,
@@ -37,6 +39,7 @@ from pyrovae.piece import Piece
 from pyrovae.serialization import load, save
 from pyrovae.training import CompiledSVI, ex_post, fit
 from pyrovae.vae import VAE
+from pyrovae.workflow import as_prior, export_decoder, sample_posterior
 
 __version__ = _version("pyrovae")
 
@@ -50,8 +53,11 @@ __all__ = [
     "Evaluation",
     "LogMarginal",
     "Piece",
+    "Sandwich",
     "TrainingComparison",
     "ais",
+    "as_prior",
+    "bdmc",
     "clusters",
     "compare",
     "compare_elbos",
@@ -64,6 +70,7 @@ __all__ = [
     "elbos",
     "evaluate",
     "ex_post",
+    "export_decoder",
     "fit",
     "impute",
     "inference_gaps",
@@ -76,6 +83,7 @@ __all__ = [
     "posteriors",
     "priors",
     "rate_distortion",
+    "sample_posterior",
     "save",
     "to_inference_data",
 ]

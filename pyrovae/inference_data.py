@@ -43,6 +43,7 @@ ATTRS = (
     ("sample_stats", "log_weight", {"long_name": "log p(x, z) - log q(z | x)", "units": "nats"}),
     ("sample_stats", "lp", {"long_name": "log p(x, z)", "units": "nats"}),
     ("sample_stats", "k_hat", {"long_name": "Pareto k-hat of the row's importance weights"}),
+    ("sample_stats", "step_size", {"long_name": "step size", "units": "standard deviations"}),
 )
 EVENT_DIMS = {1: ("column",), 3: ("channel", "height", "width")}
 LOO_WARNING = (
@@ -129,7 +130,7 @@ def to_inference_data(
         coords["column"] = ("column", np.asarray(columns))
     with isolated(seed, validation=False), evaluating(vae), trusted():
         draws = _draws(vae, x, condition, num_samples)
-    event = EVENT_DIMS.get(x.ndim - 1, tuple(f"event_{i}" for i in range(x.ndim - 1)))
+    event = event_dims(x)
     groups = _groups(draws, event)
     weights = draws["sample_stats", "log_weight"]
     if no_marginal(vae):
@@ -140,11 +141,28 @@ def to_inference_data(
     constants = {"labels": (("row",), labels), "condition": (("row", "condition_dim"), condition)}
     groups["observed_data"] = {"x": (("row", *event), x)}
     groups["constant_data"] = {name: variable for name, variable in constants.items() if variable[1] is not None}
-    datasets = {name: _dataset(variables, coords) for name, variables in groups.items() if variables}
-    for group, variable, attrs in ATTRS:
-        datasets[group][variable].attrs.update(attrs)
-    datasets["log_likelihood"].attrs["warning"] = LOO_WARNING
-    return _container(datasets, _root_attrs(num_samples, seed))
+    return assemble(groups, {"bound": "elbo", "num_samples": num_samples, "seed": seed}, coords)
+
+
+def event_dims(x: Tensor) -> tuple[str, ...]:
+    """The names of the dims of an event, of rows ``(N, *event_shape)``."""
+    return EVENT_DIMS.get(x.ndim - 1, tuple(f"event_{i}" for i in range(x.ndim - 1)))
+
+
+def assemble(
+    groups: Mapping[str, Variables], attrs: Mapping[str, str | int], coords: Mapping[str, Any] | None = None
+) -> arviz.InferenceData | xarray.DataTree:
+    """Groups of variables in what the installed ArviZ works with; a group without any is left out.
+
+    ``attrs`` are text and numbers, which netCDF can hold, beside which versions it all comes from.
+    """
+    datasets = {name: _dataset(variables, coords or {}) for name, variables in groups.items() if variables}
+    for group, variable, about in ATTRS:
+        if variable in datasets.get(group, ()):
+            datasets[group][variable].attrs.update(about)
+    if "log_likelihood" in datasets:
+        datasets["log_likelihood"].attrs["warning"] = LOO_WARNING
+    return _container(datasets, {**_versions(), **attrs})
 
 
 def write_netcdf(idata: arviz.InferenceData | xarray.DataTree, path: str | os.PathLike[str]) -> Path:
@@ -292,17 +310,14 @@ def _array(values: Tensor | np.ndarray) -> np.ndarray:
     return (values.float() if half else values).numpy(force=True)
 
 
-def _root_attrs(num_samples: int, seed: int) -> dict[str, str | int]:
-    """Where it all comes from; text and numbers only, which netCDF can hold."""
+def _versions() -> dict[str, str]:
+    """Where it all comes from."""
     return {
         "created_at": datetime.now(UTC).isoformat(),
         "inference_library": "pyrovae",
         "inference_library_version": _version("pyrovae"),
         "pyro_version": pyro.__version__,
         "torch_version": str(torch.__version__),
-        "bound": "elbo",
-        "num_samples": num_samples,
-        "seed": seed,
     }
 
 

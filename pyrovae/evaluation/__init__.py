@@ -2,6 +2,7 @@
 disentanglement."""
 
 from pyrovae.evaluation.ais import ais
+from pyrovae.evaluation.bdmc import Sandwich, bdmc
 from pyrovae.evaluation.clusters import clusters
 from pyrovae.evaluation.compare_elbos import ElboComparison, compare_elbos
 from pyrovae.evaluation.compare_training import TrainingComparison, compare_training
@@ -24,8 +25,10 @@ __all__ = [
     "ElboComparison",
     "Evaluation",
     "LogMarginal",
+    "Sandwich",
     "TrainingComparison",
     "ais",
+    "bdmc",
     "clusters",
     "compare_elbos",
     "compare_training",

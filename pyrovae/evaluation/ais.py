@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
-from torch.distributions import constraints, identity_transform
 from tqdm import tqdm
 
-from pyrovae.checks import count, trusted
-from pyrovae.distributions import base, bijection
-from pyrovae.evaluation.importance import CHUNK, checked, no_marginal
+from pyrovae.checks import trusted
+from pyrovae.evaluation.annealing import check_annealing, forward, path, pilot
+from pyrovae.evaluation.chains import check_chains, coordinates
+from pyrovae.evaluation.importance import CHUNK, checked
 from pyrovae.evaluation.log_marginal import LogMarginal, log_mean_weight
 from pyrovae.modes import evaluating, frozen, isolated
-from pyrovae.registry import choose
 from pyrovae.training.batches import ordered
 from pyrovae.vae import VAE
-
-STARTS = ("posterior", "prior")
-TARGET = 0.65
-"""Rate of acceptance that step sizes are brought to (Beskos et al. 2013, https://doi.org/10.3150/12-BEJ414)."""
-FIRST, CHANGE = 0.3, 1.2
-"""The first step size, in standard deviations of the guide, and the factor by which it may change from move to move."""
-PILOT = 8
-"""Chains that find the step sizes."""
-Density = Callable[[Tensor], Tensor]
 
 
 def ais(
@@ -74,17 +61,8 @@ def ais(
     Raises:
         ValueError: for data that the model does not take, or a z that is discrete or on a sphere.
     """
-    choose(start, STARTS, "start")
-    for name, value in (("num_chains", num_chains), ("num_steps", num_steps), ("leapfrog", leapfrog)):
-        count(value, name, 1)
-    if reason := no_marginal(vae):
-        raise ValueError(f"ais: expected independent rows and a posterior with a density, but {reason}")
-    if vae.prior.has("deep"):
-        raise ValueError(f"ais: expected one layer of latents, got {', '.join(vae.sites)}. Use pyrovae.log_marginal.")
-    if vae.label is not None:
-        raise ValueError("ais: expected no label, which is a site of its own. Use pyrovae.log_marginal.")
-    if vae.mechanism is not None:
-        raise ValueError("ais: expected no mechanism, whose missing cells are a site of their own. Use log_marginal.")
+    check_annealing(num_chains, num_steps, leapfrog, start)
+    check_chains(vae, "ais", "Use pyrovae.log_marginal.")
     x, condition = checked(vae, x, condition, num_chains, chunk)
     parts = []
     with (
@@ -95,90 +73,7 @@ def ais(
         tqdm(total=2 * num_steps * len(x), disable=not progress, unit="step", desc="annealing", delay=2) as bar,
     ):
         for _, rows, c in ordered(x, condition, max(1, chunk // num_chains)):
-            path = _path(vae, rows, c, start)
-            sizes = torch.full((num_steps, len(rows)), FIRST, dtype=rows.dtype, device=rows.device)
-            for _ in _anneal(path, sizes, PILOT, leapfrog, adapt=True):
-                bar.update(len(rows))
-            for log_weights in _anneal(path, sizes, num_chains, leapfrog, adapt=False):
-                bar.update(len(rows))
-                last = log_weights
-            parts.append(log_mean_weight(last))
+            steps = path(coordinates(vae, rows, c, "ais"), start, num_steps, leapfrog)
+            sizes = pilot(steps, bar)
+            parts.append(log_mean_weight(forward(steps, sizes, num_chains, bar)))
     return LogMarginal(*(torch.cat(part) for part in zip(*parts, strict=True)))
-
-
-@dataclass(frozen=True)
-class _Path:
-    """From a density that can be sampled to log p(x, z), for B rows, in coordinates u without bounds."""
-
-    sample: Callable[[int], Tensor]  # count -> u, (count, B, D)
-    first: Density  # u -> log f_0, (count, B)
-    last: Density
-    scale: Tensor  # (B, D)
-
-    def slope(self, u: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-        """log f at beta and its gradient."""
-        with torch.enable_grad():
-            u = u.detach().requires_grad_()
-            value = self.first(u).lerp(self.last(u), beta)
-            return value.detach(), torch.autograd.grad(value.sum(), u)[0]
-
-
-def _path(vae: VAE, x: Tensor, condition: Tensor | None, start: str) -> _Path:
-    prior, guide = vae.prior(condition, condition), vae.encode(x, condition)
-    support = base(prior.support)
-    carry = bijection(support)
-    if carry is None and support is not constraints.real:
-        raise ValueError(f"ais: expected a z that is continuous and without curvature, got one on {support}")
-    if carry is None:
-        carry = identity_transform
-
-    def density(log_prob: Density) -> Density:
-        def of(u: Tensor) -> Tensor:
-            z = carry(u)
-            slope = carry.log_abs_det_jacobian(u, z)
-            # Of an elementwise transform one for each element, of stick-breaking one for each vector.
-            return log_prob(z) + (slope.sum(-1) if slope.ndim == u.ndim else slope)
-
-        return of
-
-    first = guide if start == "posterior" else prior.expand((len(x),))
-    draws = carry.inv(guide.sample((64,)))
-    return _Path(
-        sample=lambda count: carry.inv(first.sample((count,))),
-        first=density(first.log_prob),
-        last=density(lambda z: prior.log_prob(z) + vae.decode(z, condition).log_prob(x)),
-        scale=draws.std(0),
-    )
-
-
-def _anneal(path: _Path, sizes: Tensor, chains: int, leapfrog: int, *, adapt: bool) -> Iterator[Tensor]:
-    """Log-weights ``(chains, B)`` after each step; with ``adapt``, ``sizes`` become those that the chains liked."""
-    steps = len(sizes)
-    ends = torch.linspace(-4, 4, steps + 1, dtype=sizes.dtype, device=sizes.device).sigmoid()
-    betas = (ends - ends[0]) / (ends[-1] - ends[0])
-    u = path.sample(chains)
-    log_weights = torch.zeros(u.shape[:2], dtype=u.dtype, device=u.device)
-    for t in range(steps):
-        with torch.no_grad():
-            log_weights = log_weights + (betas[t + 1] - betas[t]) * (path.last(u) - path.first(u))
-        u, accepted = _move(path, u, betas[t + 1], sizes[t, :, None] * path.scale, leapfrog)
-        if adapt:
-            sizes[t + 1 :] = sizes[t] * torch.where(accepted.mean(0) > TARGET, CHANGE, 1 / CHANGE)
-        yield log_weights
-
-
-def _move(path: _Path, u: Tensor, beta: Tensor, size: Tensor, leapfrog: int) -> tuple[Tensor, Tensor]:
-    """One move of Hamiltonian Monte Carlo that leaves f at beta as it is, and the probability that it was accepted."""
-    momentum = torch.randn_like(u)
-    value, slope = path.slope(u, beta)
-    before = value - 0.5 * momentum.square().sum(-1)
-    there = u
-    momentum = momentum + 0.5 * size * slope
-    for step in range(leapfrog):
-        there = there + size * momentum
-        value, slope = path.slope(there, beta)
-        momentum = momentum + (1.0 if step < leapfrog - 1 else 0.5) * size * slope
-    after = value - 0.5 * momentum.square().sum(-1)
-    probability = (after - before).exp().clamp(max=1).nan_to_num(0.0)
-    moved = torch.rand_like(probability) < probability
-    return torch.where(moved.unsqueeze(-1), there, u), probability

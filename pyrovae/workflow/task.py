@@ -1,0 +1,83 @@
+"""What a sampler of the posterior is asked for, and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyrovae.evaluation.chains import Coordinates, coordinates
+from pyrovae.vae import VAE
+
+DISPERSION = 2.0
+"""How many times as far from the middle as draws of the guide chains start: draws of the guide itself would agree with
+one another wherever it is too narrow, and r-hat with them."""
+
+
+class Draws(NamedTuple):
+    """z of shape ``(num_chains, num_samples, B, D)``, and statistics: name to dims and values."""
+
+    z: Tensor
+    stats: dict[str, tuple[tuple[str, ...], Tensor]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Draws of p(z | x) of B rows, of each so many chains of so many draws.
+
+    Attributes:
+        vae: the model, frozen.
+        x: rows ``(B, *event_shape)``.
+        condition: ``(B, condition_dim)``, or None.
+        num_chains: chains for each row.
+        num_samples: draws of each chain.
+        warmup: moves of each chain before the first draw, in which the kernel is adapted.
+        leapfrog: the most steps of the integrator in a move.
+        chunk: z's that go through the decoder at once.
+        tick: to be told of the moves that are done, rows times moves.
+    """
+
+    vae: VAE
+    x: Tensor
+    condition: Tensor | None
+    num_chains: int
+    num_samples: int
+    warmup: int
+    leapfrog: int
+    chunk: int
+    tick: Callable[[int], object]
+
+    def space(self) -> Coordinates:
+        """The densities of the rows, in coordinates without bounds."""
+        return coordinates(self.vae, self.x, self.condition, "sample_posterior")
+
+    def starts(self, space: Coordinates) -> Tensor:
+        """Where chains start, u ``(num_chains, B, D)``: draws of the guide, spread out.
+
+        Raises FloatingPointError, naming a row, where log p(x, z) is not finite at draws of the guide either.
+        """
+        draws = space.from_guide(max(self.num_chains, 64))
+        middle, draws = draws.mean(0), draws[: self.num_chains]
+        for factor in (DISPERSION, 1.0):
+            starts = middle + factor * (draws - middle)
+            finite = torch.isfinite(space.joint(starts))
+            if finite.all():
+                return starts
+        row = int((~finite).any(0).nonzero()[0])
+        raise FloatingPointError(
+            f"x: expected a finite log p(x, z) at draws of the guide, got nan or inf at row {row} of the batch: the "
+            "model's weights are not finite or its density overflows. Look at that row, or train with a lower lr."
+        )
+
+    def log_joint(self, z: Tensor) -> Tensor:
+        """log p(x, z) in nats of z ``(..., B, D)``: ``(..., B)``, a few z's at a time."""
+        flat = z.flatten(0, -3)
+        prior = self.vae.prior(self.condition, self.condition)
+        parts = [
+            prior.log_prob(part) + self.vae.decode(part, self.condition).log_prob(self.x)
+            for part in flat.split(max(1, self.chunk // len(self.x)))
+        ]
+        return torch.cat(parts).reshape(z.shape[:-1])
