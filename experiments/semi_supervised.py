@@ -6,8 +6,8 @@ Bernoulli, 50,000 training rows. Its test accuracy is .9319 with 100 labels and 
 loss .2254 and .8932; with classes drawn instead of summed out .20.
 
 Here labelled rows are in the same batches as the others. "M1 + M2" is the paper's stack: M1 is a VAE without labels, of
-the same networks, and M2 is trained on draws of its active codes, with z of length 5, 200 units and each labelled row 20
-times; the paper has .9667 with 100 labels and .9760 with 3,000, of larger networks and after longer training.
+the same networks, and M2 is trained on draws of its active codes, with z of length 5, 200 units and each labelled row
+20 times; the paper has .9667 with 100 labels and .9760 with 3,000, of larger networks and after longer training.
 
     python experiments/semi_supervised.py --data-root data
 """
