@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.elbos import Terms
+from pyrovae.training.distributed import World
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,13 +33,15 @@ class EpochMean:
         self.reconstruction = self.reconstruction + _sum(terms.reconstruction)
         self.kl = self.kl + _sum(terms.kl)
 
-    def row(self) -> Row:
-        reconstruction, kl = (float(v) / self.rows for v in (self.reconstruction, self.kl))
+    def row(self, world: World) -> Row:
+        """The means over the rows of all processes."""
+        rows, objective, *split = world.sum(self.rows, self.objective, self.reconstruction, self.kl)
+        reconstruction, kl = (value / rows for value in split)
         return {
             "elbo": reconstruction - kl,
             "reconstruction": reconstruction,
             "kl": kl,
-            "objective": self.objective / self.rows,
+            "objective": objective / rows,
         }
 
 
