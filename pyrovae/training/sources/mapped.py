@@ -13,6 +13,9 @@ from pyrovae.checks import as_rows
 from pyrovae.training.sources.indexed import Read
 from pyrovae.vae import VAE
 
+AT_ONCE = 16
+"""Rows that are read before their pages are given back. A row may bring 2 MB of pages around it."""
+
 
 def is_mapped(values: Any) -> bool:  # noqa: ANN401 - whatever a user has
     """Whether ``values`` is an array whose numbers lie in a file: `numpy.memmap`, or a view of one."""
@@ -46,12 +49,14 @@ def _take(values: np.ndarray, rows: np.ndarray) -> Tensor:
     """``values[rows]``, read in the order of the file."""
     order = np.argsort(rows)
     taken = np.empty((len(rows), *values.shape[1:]), values.dtype)
-    taken[order] = values[rows[order]]
-    # Pages that have been read count as memory of the process until the system wants them back. Those of a file that is
-    # mapped to be copied on writing hold what was written.
     file = _file(values)
-    if hasattr(mmap, "MADV_DONTNEED") and isinstance(values, np.memmap) and values.mode != "c":
-        file.madvise(mmap.MADV_DONTNEED)
+    for start in range(0, len(order), AT_ONCE):
+        some = order[start : start + AT_ONCE]
+        taken[some] = values[rows[some]]
+        # Pages that have been read, and those around them, count as memory of the process until the system wants them
+        # back. Those of a file that is mapped to be copied on writing hold what was written.
+        if hasattr(mmap, "MADV_DONTNEED") and isinstance(values, np.memmap) and values.mode != "c":
+            file.madvise(mmap.MADV_DONTNEED)
     return torch.from_numpy(taken)
 
 

@@ -16,8 +16,8 @@ from pyrovae.vae import VAE
 Batch = tuple[Tensor, Tensor | None]
 """x, ``(B, *event_shape)``, and the condition, ``(B, condition_dim)``, on the device of the model."""
 
-LOOK = 2**24
-"""Numbers of x (64 MB of them) that are looked at before the first step, where they are not all in memory."""
+LOOK = 2**22
+"""Numbers of x (16 MB of them) that are looked at before the first step, where they are not all in memory."""
 
 
 class Source(Protocol):
