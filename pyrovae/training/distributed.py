@@ -110,6 +110,11 @@ def environment() -> tuple[int, int]:
         ) from None
 
 
+def is_first() -> bool:
+    """Whether this is the process that writes files, known before they have joined."""
+    return environment()[0] == 0
+
+
 def check(vae: VAE, estimator: ELBO, world: World) -> None:
     """Raise a ValueError, by name, for what depends on all rows of a batch together, of which a process has only its
     own: the sum of gradients would not be the gradient of the batch."""
@@ -130,7 +135,7 @@ def check(vae: VAE, estimator: ELBO, world: World) -> None:
 
 def restarted() -> bool:
     """Whether ``torchrun`` has started the processes anew after a failure."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    return _restarts() > 0
 
 
 def local_device(device: torch.device) -> torch.device:
@@ -162,9 +167,16 @@ def join(device: torch.device) -> World:
             torch.cuda.set_device(device)
         local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
         own = device.type == "cuda" and torch.cuda.device_count() >= local
-        dist.init_process_group("nccl" if own else "gloo", timeout=TIMEOUT)
+        store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+        # torchrun keeps its store through a restart, and with it the addresses of processes that are no more.
+        store = dist.PrefixStore(f"pyrovae-{_restarts()}", store)
+        dist.init_process_group("nccl" if own else "gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         atexit.register(_leave)
     return World(rank, size, device)
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def _leave() -> None:

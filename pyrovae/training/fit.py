@@ -150,7 +150,6 @@ def fit(
     vae.to(distributed.local_device(find_device(device)))
     world = distributed.join(vae.like.device)
     distributed.check(vae, estimator, world)
-    resume = resume or (checkpoint is not None and distributed.restarted())
     if resume and (checkpoint is None or getattr(estimator, "stateful", False)):
         raise ValueError(
             "resume: expected checkpoint=, a folder to go on from, and an estimator without a state of its own, got "
@@ -196,7 +195,7 @@ def fit(
         stack.enter_context(trusted())
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         saved = Checkpoint(checkpoint, vae, moves, best, generator, settings, world, resume or world.size > 1)
-        rows = saved.resume() if resume else []
+        rows = saved.resume() if resume or distributed.restarted() else []
         draws = world.draws(generator, seed + world.size * len(rows))
         steps = source.times.total()
         bar = stack.enter_context(

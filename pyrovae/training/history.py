@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -48,6 +49,13 @@ class EpochMean:
 def _sum(values: Tensor) -> Tensor:
     particles = values[..., 0].numel()
     return values.sum(dtype=torch.float64) / particles
+
+
+def read(file: Path) -> list[Row]:
+    """The rows of a history that was written as CSV."""
+    import pandas as pd
+
+    return pd.read_csv(file).to_dict("records")
 
 
 def frame(rows: list[Row], **attrs: object) -> pd.DataFrame:
