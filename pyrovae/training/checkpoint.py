@@ -53,6 +53,7 @@ class Checkpoint:
         self.folder = None if folder is None else Path(folder)
         self.vae, self.optimizer, self.best, self.generator, self.world = vae, optimizer, best, generator, world
         self.settings = {key: value for key, value in asdict(settings).items() if key not in FREE}
+        self.settings["optimizer"] = type(optimizer).__name__
         self.resumable = resumable
 
     def write(self, rows: list[Row], improved: bool) -> None:

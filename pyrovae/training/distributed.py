@@ -138,16 +138,13 @@ def restarted() -> bool:
     return _restarts() > 0
 
 
-def local_device(device: torch.device) -> torch.device:
-    """A GPU of this process's own, where a GPU is asked for and there are several."""
-    if device.type != "cuda" or device.index is not None or environment()[1] == 1:
-        return device
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+def join(name: str, device: torch.device) -> World:
+    """The processes that this one belongs to, and the device that it trains on. If the program has made no group of
+    them, one is made, which lasts as long as the process: NCCL where each has a GPU of its own, gloo elsewhere.
 
-
-def join(device: torch.device) -> World:
-    """The processes that this one belongs to. If the program has made no group of them, one is made, which lasts as
-    long as the process: NCCL where each has a GPU of its own, gloo elsewhere.
+    Args:
+        name: of the device, as the user has it: of several GPUs, "auto" and "cuda" give each process one of its own.
+        device: what is found under that name.
 
     Raises:
         ValueError: if this torch has no ``torch.distributed``, or ``torchrun``'s address is missing.
@@ -157,16 +154,19 @@ def join(device: torch.device) -> World:
         return World(device=device)
     if not dist.is_available():
         raise ValueError(f"expected a torch with torch.distributed for {size} processes, got one without")
+    own = False
+    if device.type == "cuda":
+        local, among = int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        if ":" not in name:
+            device = torch.device("cuda", local % torch.cuda.device_count())
+            own = torch.cuda.device_count() >= among
+        torch.cuda.set_device(device)
     if not dist.is_initialized():
         if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
             raise ValueError(
                 f"expected MASTER_ADDR and MASTER_PORT beside WORLD_SIZE={size}, got none: start the processes with "
                 "torchrun, or unset WORLD_SIZE for one alone"
             )
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-        own = device.type == "cuda" and torch.cuda.device_count() >= local
         store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
         # torchrun keeps its store through a restart, and with it the addresses of processes that are no more.
         store = dist.PrefixStore(f"pyrovae-{_restarts()}", store)

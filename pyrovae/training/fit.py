@@ -81,7 +81,8 @@ def fit(
             mapped from a file (``np.load(path, mmap_mode="r")``), a torch ``Dataset`` whose items are rows, or a stream
             of batches, which is a ``DataLoader``, one of `pyrovae.datasets.stream`, or anything that can be iterated
             over once an epoch. Items of these are x, or pairs (x, condition); they are read in a thread, one batch
-            ahead, and checked at their step.
+            ahead, and checked at their step. Random numbers of theirs should come from a generator of their own, or
+            the fit is not the same a second time.
         condition: ``(N, condition_dim)``, for a conditional VAE whose x is an array.
         validation: rows, in memory, on which each epoch is judged, always by the ELBO with one draw a row, the same
             draws at each epoch. With them the best epoch's weights are those that the model has at the end.
@@ -114,8 +115,8 @@ def fit(
         progress: show a progress bar.
 
     Started by ``torchrun``, the processes share the rows of each batch and take the same steps, of the batch's whole
-    gradient (see `pyrovae.training.distributed`). Files, progress and callbacks are those of the first process. With a
-    checkpoint folder, a fit that ``torchrun`` starts anew goes on from the last epoch.
+    gradient (see `pyrovae.training.distributed`). Files, progress and callbacks, which should take seconds, are those
+    of the first process. With a checkpoint folder, a fit that ``torchrun`` starts anew goes on from the last epoch.
 
     Returns:
         A DataFrame indexed by epoch (1, 2, ...): elbo, reconstruction and kl at the draws that training used, in nats
@@ -147,8 +148,8 @@ def fit(
     if patience is not None and validation is None:
         raise ValueError("patience: expected validation rows to judge by, got none: pass validation=")
     factor = schedules.make(schedule)
-    vae.to(distributed.local_device(find_device(device)))
-    world = distributed.join(vae.like.device)
+    world = distributed.join(device, find_device(device))
+    vae.to(world.device)
     distributed.check(vae, estimator, world)
     if resume and (checkpoint is None or getattr(estimator, "stateful", False)):
         raise ValueError(
@@ -247,7 +248,7 @@ def fit(
             if stopped != "epochs":
                 break
     return history.frame(
-        rows, best_epoch=best.epoch, seed=seed, device=str(world.device), elbo=settings.elbo, stopped=stopped
+        rows, best_epoch=best.epoch, seed=seed, device=str(vae.like.device), elbo=settings.elbo, stopped=stopped
     )
 
 

@@ -313,6 +313,7 @@ def generator_of_batches():
         (lambda: Rows(X, C), {"condition": C}, "condition: expected none beside a Rows, which gives pairs"),
         (lambda: DataLoader(TensorDataset(X, C, C), batch_size=8), {}, "got 3 parts in batch 0"),
         (lambda: TensorDataset(X, C, C), {}, "items x, or .x, condition., got items of 3 parts from TensorDataset"),
+        (lambda: Rows([object()] * 9), {}, "expected of a Dataset items that are tensors, arrays or numbers"),
         (lambda: X, {"validation": Again(X)}, r"validation: expected rows in memory, got a stream \(Again\)"),
         (lambda: Again(torch.full((8, 3), torch.nan)), {}, "expected a finite number .*got nan at row 0, column 0"),
     ],

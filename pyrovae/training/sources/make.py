@@ -88,7 +88,13 @@ def _of_dataset(dataset: Dataset) -> Read:
     )
 
     def read(rows: np.ndarray) -> tuple[Any, Any]:
-        items = default_collate(several(rows.tolist()))
+        try:
+            items = default_collate(several(rows.tolist()))
+        except TypeError as error:
+            raise ValueError(
+                f"x: expected of a Dataset items that are tensors, arrays or numbers, got others from "
+                f"{type(dataset).__name__} ({error}). Images of PIL become tensors by transform=ToTensor()."
+            ) from error
         parts = tuple(items) if isinstance(items, tuple | list) else (items,)
         if not 1 <= len(parts) <= 2:
             raise ValueError(
