@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -73,24 +74,46 @@ class World:
         return self.sum(value)[0] > 0
 
     @torch.no_grad()
-    def add_gradients(self, params: Sequence[Tensor]) -> None:
-        """Put the sum of the processes' gradients in place of each one's own. None stays None where all have it."""
-        if self.size == 1:
-            return
-        given = torch.tensor([p.grad is not None for p in params], dtype=params[0].dtype, device=params[0].device)
-        parts = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in params]
-        total = torch.cat([given, *parts])
-        dist.all_reduce(total)
-        given, *parts = total.split([len(params), *(p.numel() for p in params)])
-        for p, count, part in zip(params, given.tolist(), parts, strict=True):
-            p.grad = part.view_as(p) if count else None
-
-    @torch.no_grad()
     def copy_first(self, module: nn.Module) -> None:
         """Give parameters and buffers the values that they have on the first process."""
         if self.size > 1:
             for tensor in (*module.parameters(), *module.buffers()):
                 dist.broadcast(tensor.data, 0)
+
+
+class Exchange:
+    """What the processes tell one another at a step, in one message: gradients, loss, and whether time is up.
+
+    Called between a gradient and the optimizer (see ``reduce`` of `CompiledSVI`), it puts the sum of the processes'
+    gradients in place of each one's own. None stays None where all have it.
+
+    Args:
+        world: the processes.
+        deadline: when time is up, by `time.perf_counter`.
+    """
+
+    def __init__(self, world: World, deadline: float) -> None:
+        self.world, self.deadline = world, deadline
+        self._loss, self._late = 0.0, False
+
+    @torch.no_grad()
+    def __call__(self, params: Sequence[Tensor], loss: float) -> None:
+        words = [loss, float(self._is_late()), *(float(p.grad is not None) for p in params)]
+        parts = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in params]
+        total = torch.cat([parts[0].new_tensor(words), *parts])
+        dist.all_reduce(total)
+        words, *parts = total.split([len(words), *(p.numel() for p in params)])
+        self._loss, late, *given = words.tolist()
+        self._late = late > 0
+        for p, count, part in zip(params, given, parts, strict=True):
+            p.grad = part.view_as(p) if count else None
+
+    def outcome(self, own: float) -> tuple[float, bool]:
+        """The loss of the step, and whether time is up: the same on all processes. ``own``: this one's loss."""
+        return (own, self._is_late()) if self.world.size == 1 else (self._loss, self._late)
+
+    def _is_late(self) -> bool:
+        return time.perf_counter() >= self.deadline
 
 
 def environment() -> tuple[int, int]:

@@ -179,16 +179,16 @@ def fit(
     vae.zero_grad()
     moves = optimizers.make(optimizer, vae.parameters(), lr)
     brief = seconds is not None and seconds < BRIEF
+    exchange = distributed.Exchange(world, time.perf_counter() + (math.inf if seconds is None else seconds))
     svi = CompiledSVI(
         model, guide, moves, estimator, clip_norm=clip_norm, precision=precision, extra=split.take,
         worth=lambda batch, c: (
             compile is True or (compile == "auto" and not brief and source.times[len(batch)] * epochs >= WORTH)
         ),
-        reduce=world.add_gradients if world.size > 1 else None,
+        reduce=exchange if world.size > 1 else None,
     )  # fmt: skip
     best = Best(vae, beta, patience)
     stopped = "epochs"
-    deadline = time.perf_counter() + (math.inf if seconds is None else seconds)
     with ExitStack() as stack:
         stack.enter_context(isolated(seed, validation=False))
         stack.enter_context(training(vae))
@@ -217,7 +217,7 @@ def fit(
                 kl_weight = schedules.kl_weight(beta, warmup, now, epochs=epochs, cycles=cycles)
                 weight.weight.fill_(kl_weight)
                 own = svi.step(batch, c) if len(batch) else svi.idle()
-                loss, late = world.sum(own, time.perf_counter() >= deadline)
+                loss, late = exchange.outcome(own)
                 if not math.isfinite(loss):
                     best.reject()
                     raise FloatingPointError(

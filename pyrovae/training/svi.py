@@ -48,8 +48,9 @@ class CompiledSVI:
         extra: called after the loss, in the graph; `last` has its tensors, detached, after each step.
         worth: whether steps of these arguments are to be compiled; by default all are.
         eager_random: draw what eager Pyro would draw from the same seed, which is slower; for tests.
-        reduce: called with the list of parameters between each gradient and the optimizer, to change ``grad`` in place:
-            such as to add up those of several processes. Clipping and the optimizer then run after the graph.
+        reduce: called with the list of parameters and the loss between each gradient and the optimizer, to change
+            ``grad`` in place: such as to add up those of several processes. Clipping and the optimizer then run after
+            the graph.
 
     >>> import pyro, pyrovae
     >>> from pyro.infer import Trace_ELBO
@@ -70,7 +71,7 @@ class CompiledSVI:
         extra: Callable[[], Any] | None = None,
         worth: Callable[..., bool] | None = None,
         eager_random: bool = False,
-        reduce: Callable[[list[Tensor]], None] | None = None,
+        reduce: Callable[[list[Tensor], float], None] | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -113,8 +114,7 @@ class CompiledSVI:
         """
         if self.optimizer is None:
             raise ValueError("idle: expected a torch optimizer, or a first step of data, got neither")
-        self._joint().move()
-        self.optimizer.zero_grad()
+        self._move(0.0)
         self.last = None
         return 0.0
 
@@ -147,7 +147,18 @@ class CompiledSVI:
             self._moving = Joint(self.optimizer, self.clip_norm, self._reduce)
         return self._moving
 
+    def _move(self, loss: float) -> None:
+        self._joint().loss = loss
+        self._joint().move()
+        self.optimizer.zero_grad()
+
     # Eager
+
+    def _heard(self, *args: Any, **kwargs: Any) -> float:  # noqa: ANN401
+        """The estimator's ``loss_and_grads``, whose loss the optimizer is to know."""
+        loss = self.elbo.loss_and_grads(*args, **kwargs)
+        self._joint().loss = torch_item(loss)
+        return loss
 
     def _eager_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
         if self.optimizer is None:
@@ -156,7 +167,7 @@ class CompiledSVI:
                 params = self._params(lambda: self.elbo.loss(self.model, self.guide, *args, **kwargs))[1]
             self.optimizer = _joined(self._optim, params)
         if self._svi is None:
-            self._svi = SVI(self.model, self.guide, self._joint(), self.elbo)
+            self._svi = SVI(self.model, self.guide, self._joint(), self.elbo.loss, self._heard)
         with torch.autocast(_device(args), torch.bfloat16, enabled=self.precision == "bfloat16"):
             loss = self._svi.step(*args, **kwargs)
         self.last = None if self.extra is None else self.extra()
@@ -178,8 +189,7 @@ class CompiledSVI:
         if not self._inside:
             for p, g in zip(self._moved, rest[self._extras :], strict=True):
                 p.grad = g
-            self._joint().move()
-            self.optimizer.zero_grad()
+            self._move(float(loss))
         return float(loss)
 
     def _graph(self, rates: list[Tensor], inside: bool, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
