@@ -113,11 +113,12 @@ def check_values(
     remedy: str = "",
     columns: Sequence[str] | None = None,
     missing: bool = False,
+    numbers: Sequence[int] | None = None,
 ) -> None:
     """Raise a ValueError that names row, column and value unless all of ``values`` are finite and in ``support``.
 
     ``owner`` is who expects it (a likelihood's name), ``remedy`` what the user can do; ``missing`` lets NaN pass, but
-    not in all of a row.
+    not in all of a row. ``numbers`` are those of the rows where these are some of many; by default 0, 1, 2, ...
     """
     if _trusted.get() or torch.jit.is_tracing() or torch.compiler.is_compiling():
         return
@@ -126,8 +127,10 @@ def check_values(
         gone = torch.isnan(values)
         wrong &= ~gone
         if (empty := gone.flatten(1).all(1)).any():
+            row = int(empty.nonzero()[0])
             raise ValueError(
-                f"{name}: expected an observed cell in every row, got row {int(empty.nonzero()[0])} with none "
+                f"{name}: expected an observed cell in every row, got row {row if numbers is None else numbers[row]} "
+                "with none "
                 f"({int(empty.sum())} of {len(values)} rows). Drop such rows."
             )
     if not wrong.any():
@@ -139,7 +142,7 @@ def check_values(
     if value != value:
         remedy = "Fill in or drop missing values first, or integrate them out: VAE(..., missing='mask')."
     raise ValueError(
-        f"{name}: {expected}, got {value:g} at row {row}, column {column} "
+        f"{name}: {expected}, got {value:g} at row {row if numbers is None else numbers[row]}, column {column} "
         f"({int(wrong.sum())} of {values.numel()} values are outside). {remedy}".rstrip()
     )
 

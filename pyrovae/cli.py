@@ -25,8 +25,9 @@ class Fit(Run):
 
     def execute(self) -> None:
         result = pipeline.run(self)
-        print(result)
-        print(f"{'run':<18}{result.folder}")
+        if result is not None:
+            print(result)
+            print(f"{'run':<18}{result.folder}")
 
 
 @dataclass(frozen=True)

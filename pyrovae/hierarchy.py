@@ -128,13 +128,21 @@ def sample(vae: Any, n: int, condition: Tensor | None) -> Tensor:  # noqa: ANN40
     return vae.likelihood(sample(vae, n, condition), condition).sample()
 
 
-def initialize_top(vae: Any, x: Tensor, condition: Tensor | None) -> None:  # noqa: ANN401
-    """Let the prior at the top start from what the encoders, as they are, make of rows x."""
+def initialize_top(vae: Any, x: Tensor, condition: Tensor | None, size: int) -> None:  # noqa: ANN401
+    """Let the prior at the top start from what the encoders, as they are, make of rows x, of which there are ``size``
+    in training."""
     while vae.prior.has("deep"):
         with evaluating(vae):
             x = centre(vae.posterior(x, condition))
         vae, condition = _next(vae, condition)
     vae.prior.initialize(x, condition)
+    if counts_rows(vae):
+        vae.prior.piece.count_rows(size)
+
+
+def counts_rows(vae: Any) -> bool:  # noqa: ANN401
+    """Whether the prior at the top must know how many rows there are in training."""
+    return hasattr([vae, *above(vae)][-1].prior.piece, "count_rows")
 
 
 def _next(vae: Any, condition: Tensor | None) -> tuple[Any, Tensor | None]:  # noqa: ANN401

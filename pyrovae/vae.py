@@ -368,16 +368,21 @@ class VAE(nn.Module):
 
     # Data
 
-    def initialize(self, x: Tensor, condition: Tensor | None = None) -> None:
+    def initialize(self, x: Tensor, condition: Tensor | None = None, *, size: int | None = None) -> None:
         """Set the first output bias at the data mean, a learned scale at the data's, and what else begins at data (such
         as pseudo-inputs of a prior), if they are as made.
 
         `pyrovae.fit` does so; after a first step of training it changes nothing.
+
+        Args:
+            x: rows ``(B, *event_shape)``.
+            condition: ``(B, condition_dim)``.
+            size: N, where x is some of so many rows.
         """
         x = self.check(x)
         condition = self.labelled(x, self.check_condition(condition, len(x)))
         self.likelihood.initialize(x, condition)
-        hierarchy.initialize_top(self, x, condition)
+        hierarchy.initialize_top(self, x, condition, len(x) if size is None else size)
         if self.mechanism is not None:
             self.mechanism.initialize(x)
 
@@ -385,8 +390,18 @@ class VAE(nn.Module):
         """A checked condition; of a VAE with a label, with the likeliest one where it is missing."""
         return condition if self.label is None else self.y.filled(x, condition)
 
-    def check(self, x: Any, columns: Sequence[str] | None = None) -> Tensor:  # noqa: ANN401 - whatever a user has
+    def check(
+        self,
+        x: Any,  # noqa: ANN401 - whatever a user has
+        columns: Sequence[str] | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> Tensor:
         """x as a tensor ``(N, *event_shape)`` of the model's dtype and device, each value inside the support.
+
+        Args:
+            x: tensor, array, data frame or nested list.
+            columns: their names, for messages.
+            numbers: those of the rows, for messages, where x is some of many.
 
         Raises:
             ValueError: naming row, column, value and what was expected.
@@ -400,6 +415,7 @@ class VAE(nn.Module):
             remedy=getattr(piece, "remedy", ""),
             columns=columns,
             missing=self.likelihood.has("missing"),
+            numbers=numbers,
         )
         return x
 

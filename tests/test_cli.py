@@ -284,6 +284,22 @@ def test_a_crash_keeps_what_there_is(here, capsys):
     }
 
 
+def test_a_run_goes_on(here, capsys):
+    options = ["iris", "--out", "there", "--no-progress", "--resume", *QUICK]
+    cli.main(["fit", *options])
+    begun = (here / "there" / "history.csv").read_text()
+    cli.main(["fit", *options, "--epochs", "3"])
+    history = pd.read_csv(here / "there" / "history.csv")
+    assert history["epoch"].tolist() == [1, 2, 3]
+    assert (here / "there" / "history.csv").read_text().startswith(begun)
+    assert "expected a checkpoint of lr=0.1, got 0.001" in refused(capsys, "fit", *options, "--lr", "0.1")
+    assert (here / "there" / "model.safetensors").is_file()
+    assert "resume: expected --out" in refused(capsys, "fit", "iris", "--resume", *QUICK)
+    (here / "other").mkdir()
+    (here / "other" / "notes.txt").write_text("mine")
+    assert "expected a new or empty folder" in refused(capsys, "fit", "iris", "--out", "other", "--resume", *QUICK)
+
+
 def test_list(capsys):
     cli.main(["list", "--json"])
     board = json.loads(capsys.readouterr().out)

@@ -8,6 +8,7 @@ from pyrovae.datasets.linear_gaussian import LinearGaussian
 from pyrovae.datasets.missing import take_away
 from pyrovae.datasets.schema import Column, Schema
 from pyrovae.datasets.shapes import shapes
+from pyrovae.datasets.streams import stream
 
 __all__ = [
     "DATASETS",
@@ -21,5 +22,6 @@ __all__ = [
     "load",
     "names",
     "shapes",
+    "stream",
     "take_away",
 ]

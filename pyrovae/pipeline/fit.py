@@ -18,7 +18,7 @@ from pyrovae.inference_data import to_inference_data, write_netcdf
 from pyrovae.pipeline.folder import new_folder, write_json
 from pyrovae.pipeline.prepare import Run, build, conditions, load_data, shuffled_test
 from pyrovae.serialization import describe, save
-from pyrovae.training import fit, history
+from pyrovae.training import distributed, fit, history
 from pyrovae.training.history import Row
 from pyrovae.vae import VAE
 
@@ -42,9 +42,10 @@ class Result:
         return f"{self.evaluation}\n{'seconds':<18}{sum(self.seconds.values()):>10.1f}  {seconds}; {epochs}"
 
 
-def run(settings: Run) -> Result:
+def run(settings: Run) -> Result | None:
     """Fit a VAE to a data set, evaluate it on the test rows and write the run folder.
 
+    Of several processes that ``torchrun`` has started, all fit; the first alone writes, evaluates and returns a result.
     The folder holds config.json, model.safetensors (the best epoch by validation), history.csv (written as training
     goes), metrics.json, inference_data.nc, figures/ and checkpoints/.
 
@@ -52,12 +53,18 @@ def run(settings: Run) -> Result:
         ValueError: for settings or data that do not fit, before training.
         FileNotFoundError: for data that are not there.
     """
+    if settings.resume and settings.out is None:
+        raise ValueError("resume: expected --out, the folder of the run to go on with, got none")
     data = load_data(settings)
     vae = build(settings, data)
+    if not distributed.is_first():
+        _fit(vae, data, settings, None if settings.out is None else Path(settings.out))
+        return None
     with new_folder(settings) as folder:
         write_json(folder / "config.json", {**dataclasses.asdict(settings), "model": describe(vae), **_versions()})
         marks = [time.perf_counter()]
         epochs = _fit(vae, data, settings, folder)
+        save(vae, folder)
         marks.append(time.perf_counter())
         evaluation = evaluate_test(vae, data, settings, folder)
         marks.append(time.perf_counter())
@@ -67,34 +74,36 @@ def run(settings: Run) -> Result:
     return Result(folder, vae, epochs, evaluation, seconds)
 
 
-def _fit(vae: VAE, data: Dataset, settings: Run, folder: Path) -> pd.DataFrame:
-    """Train and save; history.csv grows with each epoch."""
+def _fit(vae: VAE, data: Dataset, settings: Run, folder: Path | None) -> pd.DataFrame:
+    """Train; history.csv grows with each epoch, from where it is if the run was broken off."""
+
     rows: list[Row] = []
 
     def record(vae: VAE, row: Row) -> None:
+        file, part = folder / "history.csv", folder / "history.csv.part"
+        if not rows and row["epoch"] > 1:
+            rows.extend(history.read(file)[: int(row["epoch"]) - 1])
         rows.append(row)
-        part = folder / "history.csv.part"
         history.frame(rows).to_csv(part)
-        part.replace(folder / "history.csv")
+        part.replace(file)
 
     condition = conditions(data, settings)
     training = dataclasses.asdict(settings.training)
     if isinstance(vae.label, int) and training["elbo"] == "elbo":
         training["elbo"] = "enum_elbo"
-    epochs = fit(
+    return fit(
         vae,
         data.train,
         condition["train"],
         validation=data.validation,
         validation_condition=condition["validation"],
         transform=data.transform,
-        checkpoint=folder / "checkpoints",
+        checkpoint=None if folder is None else folder / "checkpoints",
+        resume=settings.resume,
         callbacks=[record],
         progress=settings.progress,
         **training,
     )
-    save(vae, folder)
-    return epochs
 
 
 def evaluate_test(vae: VAE, data: Dataset, settings: Run, folder: Path) -> Evaluation:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyrovae import plots
 from pyrovae.pipeline.prepare import Run
+from pyrovae.training import distributed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def new_folder(settings: Run) -> Iterator[Path]:
-    """The folder asked for, which must be new or empty; otherwise the first free runs/NAME, runs/NAME-2, ...
+    """The folder asked for, which must be new or empty, or a run to go on with; otherwise the first free runs/NAME,
+    runs/NAME-2, ...
 
     It is removed again if nothing was trained: after a mistake in the settings the same command can be given again.
     """
@@ -35,7 +37,8 @@ def new_folder(settings: Run) -> Iterator[Path]:
 def _make_folder(settings: Run) -> Path:
     if settings.out is not None:
         folder = Path(settings.out)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        again = (settings.resume or distributed.restarted()) and (folder / "config.json").is_file()
+        if folder.exists() and not again and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"out: expected a new or empty folder, got {folder}, which is not. Choose another --out.")
         folder.mkdir(parents=True, exist_ok=True)
         return folder

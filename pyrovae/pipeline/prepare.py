@@ -32,6 +32,8 @@ class Run:
     """Folder to make for the run; runs/NAME by default."""
     progress: bool = True
     """Show progress bars."""
+    resume: bool = False
+    """With --out: keep what it takes to go on, and go on with the run in that folder if it was broken off."""
     architecture: Architecture = field(default_factory=Architecture)
     data: Data = field(default_factory=Data)
     training: Training = field(default_factory=Training)

@@ -180,10 +180,15 @@ class GP(Unconditional):
         """Count the training rows; the first time, spread the inducing points over their conditions."""
         if self.inducing is None or condition is None:
             return
-        self.rows.fill_(len(condition))
+        self.count_rows(len(condition))
         if not self.started:
             self.locations.copy_(_spread(condition, self.inducing))
             self.started.fill_(True)
+
+    def count_rows(self, rows: int) -> None:
+        """Take it that training has so many rows, each of which bears its share of the KL of the inducing points."""
+        if self.inducing is not None:
+            self.rows.fill_(rows)
 
 
 def _eye(size: int, like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Shuffled batches of rows that lie in memory."""
+"""How rows become batches."""
 
 from __future__ import annotations
 
@@ -46,18 +46,3 @@ def ordered(x: Tensor, condition: Tensor | None, batch_size: int) -> Iterator[tu
     for first, last in bounds(len(x), batch_size):
         rows = slice(first, last)
         yield rows, x[rows], None if condition is None else condition[rows]
-
-
-def shuffled(
-    x: Tensor,
-    condition: Tensor | None,
-    batch_size: int,
-    generator: torch.Generator,
-    transform: Transform | None = None,
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Every row once, in an order drawn from ``generator``, each batch through ``transform``."""
-    order = torch.randperm(len(x), generator=generator).to(x.device)
-    for first, last in bounds(len(x), batch_size):
-        rows = order[first:last]
-        batch = x[rows] if transform is None else transform(x[rows], generator)
-        yield batch, None if condition is None else condition[rows]

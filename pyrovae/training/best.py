@@ -62,5 +62,15 @@ class Best:
     def restore(self) -> None:
         self.module.load_state_dict(self._kept[-1][1])
 
+    def state(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """All that `resume` needs: numbers, and the best weights."""
+        epoch, weights = self._kept[-1]
+        return {"epoch": epoch, "figure": self.figure, "waited": self.waited}, weights
+
+    def resume(self, numbers: dict[str, float], weights: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self.figure, self.waited = numbers["figure"], int(numbers["waited"])
+        self._kept = [(int(numbers["epoch"]), weights)]
+
     def _snapshot(self, epoch: int) -> tuple[int, dict[str, Tensor]]:
         return epoch, {key: value.detach().clone() for key, value in self.module.state_dict().items()}

@@ -1,33 +1,32 @@
-"""Fit a VAE to rows that lie in memory."""
+"""Fit a VAE to rows."""
 
 from __future__ import annotations
 
 import math
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, config_enumerate
+from pyro.infer import ELBO, TraceEnum_ELBO, config_enumerate
 from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
 from pyrovae import elbos
-from pyrovae.checks import as_rows, trusted
+from pyrovae.checks import trusted
 from pyrovae.config import Training
 from pyrovae.elbos import KLWeight, Split
-from pyrovae.modes import evaluating, isolated, training
-from pyrovae.serialization import save
-from pyrovae.training import history, optimizers, schedules
-from pyrovae.training.batches import Transform, bounds, check_batch_norm, ordered, shuffled
+from pyrovae.modes import isolated, training
+from pyrovae.training import distributed, history, optimizers, schedules, sources
+from pyrovae.training.batches import Transform
 from pyrovae.training.best import Best
+from pyrovae.training.checkpoint import Checkpoint
 from pyrovae.training.history import EpochMean, Row
 from pyrovae.training.svi import CompiledSVI
+from pyrovae.training.validation import look, validate
 from pyrovae.vae import VAE
 
 if TYPE_CHECKING:
@@ -38,13 +37,11 @@ WORTH = 5000
 """Steps of one shape for which ``compile="auto"`` compiles: it takes some ten seconds, which they gain."""
 BRIEF = 60.0
 """Seconds of training below which it does not."""
-VALIDATION_ROWS = 1024
-"""Rows that are validated at once: more than a training batch, because no gradient is kept."""
 
 
 def fit(
     vae: VAE,
-    x: Tensor,
+    x: Tensor | Iterable[Any],
     condition: Tensor | None = None,
     *,
     validation: Tensor | None = None,
@@ -68,6 +65,7 @@ def fit(
     compile: bool | str = Training.compile,  # noqa: A002 - torch's word
     precision: str = Training.precision,
     checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -79,15 +77,21 @@ def fit(
 
     Args:
         vae: the model; its parameters are updated in place.
-        x: data ``(N, *event_shape)``: tensor, array or data frame.
-        condition: ``(N, condition_dim)``, for a conditional VAE.
-        validation: rows on which each epoch is judged, always by the ELBO with one draw a row, the same draws at each
-            epoch. With them the best epoch's weights are those that the model has at the end.
+        x: data ``(N, *event_shape)``: tensor, array or data frame. Where they do not fit into memory: an array that is
+            mapped from a file (``np.load(path, mmap_mode="r")``), a torch ``Dataset`` whose items are rows, or a stream
+            of batches, which is a ``DataLoader``, one of `pyrovae.datasets.stream`, or anything that can be iterated
+            over once an epoch. Items of these are x, or pairs (x, condition); they are read in a thread, one batch
+            ahead, and checked at their step. Random numbers of theirs should come from a generator of their own, or
+            the fit is not the same a second time.
+        condition: ``(N, condition_dim)``, for a conditional VAE whose x is an array.
+        validation: rows, in memory, on which each epoch is judged, always by the ELBO with one draw a row, the same
+            draws at each epoch. With them the best epoch's weights are those that the model has at the end.
         validation_condition: the condition of the validation rows.
         transform: makes a batch of ``x`` into data, with a generator, at each step: such as dynamic binarization.
         elbo: a name from `pyrovae.elbos`, or any Pyro ELBO object.
         num_particles: draws for each row and step.
-        epochs, batch_size, lr: as usual. A last batch of a single row joins the one before it.
+        epochs, batch_size, lr: as usual. A last batch of a single row joins the one before it. A stream of batches has
+            a size of its own.
         optimizer: a name, or a constructor ``(params, lr=...)``.
         schedule: a name, or a function from (epoch, epochs) to a factor of lr.
         clip_norm: the greatest norm of the gradient of the loss, which is summed over the batch.
@@ -106,8 +110,13 @@ def fit(
         precision: "bfloat16" runs the matrix products of training in it (by ``torch.autocast``).
         checkpoint: a folder; ``last.safetensors`` is written there after each epoch and ``best.safetensors`` at each
             best one.
+        resume: write ``resume.safetensors`` there too, and go on from it if it is there.
         callbacks: called as ``callback(vae, row)`` after each epoch; True from any of them ends training.
         progress: show a progress bar.
+
+    Started by ``torchrun``, the processes share the rows of each batch and take the same steps, of the batch's whole
+    gradient (see `pyrovae.training.distributed`). Files, progress and callbacks, which should take seconds, are those
+    of the first process. With a checkpoint folder, a fit that ``torchrun`` starts anew goes on from the last epoch.
 
     Returns:
         A DataFrame indexed by epoch (1, 2, ...): elbo, reconstruction and kl at the draws that training used, in nats
@@ -139,64 +148,76 @@ def fit(
     if patience is not None and validation is None:
         raise ValueError("patience: expected validation rows to judge by, got none: pass validation=")
     factor = schedules.make(schedule)
-    vae.to(find_device(device))
-    # With a transform, one draw of it stands for the data here, and every later one is checked at its step.
-    x = as_rows(x, vae.event_shape, like=vae.like)
-    if getattr(estimator, "num_rows", len(x)) is None:
+    world = distributed.join(device, find_device(device))
+    vae.to(world.device)
+    distributed.check(vae, estimator, world)
+    if resume and (checkpoint is None or getattr(estimator, "stateful", False)):
+        raise ValueError(
+            "resume: expected checkpoint=, a folder to go on from, and an estimator without a state of its own, got "
+            f"checkpoint={checkpoint!r} and {settings.elbo}"
+        )
+    source = sources.make(
+        vae, x, condition, batch_size=batch_size, transform=transform, world=world, seed=seed, epochs=epochs
+    )
+    if getattr(estimator, "num_rows", 0) is None:
         # A step does not tell the plate of how many rows its batch is, which would scale the loss.
-        estimator.num_rows = len(x)
-    seen = vae.check(x if transform is None else transform(x, torch.Generator().manual_seed(seed)))
-    condition = vae.check_condition(condition, len(x))
+        if source.rows is None:
+            raise ValueError(f"{settings.elbo}: this stream does not say how many rows it has: pass num_rows=")
+        estimator.num_rows = source.rows
     if validation is not None:
+        if sources.is_stream(validation):
+            raise ValueError(f"validation: expected rows in memory, got a stream ({type(validation).__name__})")
         validation = vae.check(validation)
         validation_condition = vae.check_condition(validation_condition, len(validation))
-    check_batch_norm(vae, len(x), batch_size)
-    if vae.prior.has("joint") and batch_size < len(x):
-        raise ValueError(
-            f"batch_size: the prior ({type(vae.prior.piece).__name__}) makes rows depend on one another: expected all "
-            f"{len(x)} rows in one batch, got {batch_size}. Pass batch_size={len(x)}, or a prior with inducing points."
-        )
-    vae.initialize(seen, condition)
-    _look(vae, seen[:batch_size], None if condition is None else condition[:batch_size], seed)
+    vae.initialize(*source.head, size=source.rows)
+    world.copy_first(vae)
+    look(vae, *(None if rows is None else rows[:batch_size] for rows in source.head), seed)
 
     split = Split(vae.model, config_enumerate(vae.guide) if isinstance(estimator, TraceEnum_ELBO) else vae.guide)
     weight = KLWeight(torch.tensor(float(beta), dtype=vae.like.dtype))
     model, guide = (weight(split.model), weight(split.guide)) if weighted else (split.model, split.guide)
     vae.zero_grad()
     moves = optimizers.make(optimizer, vae.parameters(), lr)
-    times = Counter(last - first for first, last in bounds(len(x), batch_size))
     brief = seconds is not None and seconds < BRIEF
+    exchange = distributed.Exchange(world, time.perf_counter() + (math.inf if seconds is None else seconds))
     svi = CompiledSVI(
         model, guide, moves, estimator, clip_norm=clip_norm, precision=precision, extra=split.take,
         worth=lambda batch, c: (
-            compile is True or (compile == "auto" and not brief and times[len(batch)] * epochs >= WORTH)
+            compile is True or (compile == "auto" and not brief and source.times[len(batch)] * epochs >= WORTH)
         ),
+        reduce=exchange if world.size > 1 else None,
     )  # fmt: skip
     best = Best(vae, beta, patience)
-    steps = len(bounds(len(x), batch_size))
-    rows: list[Row] = []
     stopped = "epochs"
-    deadline = time.perf_counter() + (math.inf if seconds is None else seconds)
     with ExitStack() as stack:
         stack.enter_context(isolated(seed, validation=False))
         stack.enter_context(training(vae))
         stack.callback(best.restore)
         stack.enter_context(trusted())
-        bar = stack.enter_context(tqdm(total=epochs * steps, disable=not progress, unit="step", mininterval=0.5))
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        for epoch in range(epochs):
+        saved = Checkpoint(checkpoint, vae, moves, best, generator, settings, world, resume or world.size > 1)
+        rows = saved.resume() if resume or distributed.restarted() else []
+        draws = world.draws(generator, seed + world.size * len(rows))
+        steps = source.times.total()
+        bar = stack.enter_context(
+            tqdm(
+                initial=len(rows) * steps, total=epochs * steps or None, disable=not (progress and world.first),
+                unit="step", mininterval=0.5,
+            )
+        )  # fmt: skip
+        for epoch in range(len(rows), 0 if best.exhausted else epochs):
             begin = time.perf_counter()
             rate = lr * factor(epoch, epochs)
             for group in moves.param_groups:
                 group["lr"] = rate
-            mean = EpochMean()
-            for i, (batch, c) in enumerate(shuffled(x, condition, batch_size, generator, transform)):
-                if transform is not None:
-                    with trusted(False):
-                        vae.check(batch)
-                kl_weight = schedules.kl_weight(beta, warmup, epoch + i / steps, epochs=epochs, cycles=cycles)
+            mean, steps = EpochMean(), source.times.total()
+            for i, (batch, c) in enumerate(stack.enter_context(closing(source.epoch(generator, draws)))):
+                # Of a stream of unknown length it stays as it is at the beginning of the first epoch.
+                now = epoch + (min(i / steps, 1.0) if steps else 0.0)
+                kl_weight = schedules.kl_weight(beta, warmup, now, epochs=epochs, cycles=cycles)
                 weight.weight.fill_(kl_weight)
-                loss = svi.step(batch, c)
+                own = svi.step(batch, c) if len(batch) else svi.idle()
+                loss, late = exchange.outcome(own)
                 if not math.isfinite(loss):
                     best.reject()
                     raise FloatingPointError(
@@ -204,25 +225,22 @@ def fit(
                         f"weights of epoch {best.epoch} back. Try a lower lr (now {rate:g}) or clip_norm."
                     )
                 best.confirm()
-                mean.add(len(batch), -loss, svi.last)
+                if len(batch):
+                    mean.add(len(batch), -own, svi.last)
                 bar.update()
-                if time.perf_counter() >= deadline:
+                if late:
                     stopped = "seconds"
                     break
-            row: Row = {"epoch": epoch + 1, **mean.row(), "beta": kl_weight, "lr": rate}
+            row: Row = {"epoch": epoch + 1, **mean.row(world), "beta": kl_weight, "lr": rate}
             if validation is not None:
-                row |= _validate(vae, validation, validation_condition, batch_size, seed)
+                row |= validate(vae, validation, validation_condition, batch_size, seed, world)
             row["seconds"] = time.perf_counter() - begin
             rows.append(row)
             bar.set_postfix_str(_postfix(row, epochs), refresh=False)
-            improved = best.see(row)
-            if checkpoint is not None:
-                save(vae, Path(checkpoint) / "last.safetensors")
-                if improved:
-                    save(vae, Path(checkpoint) / "best.safetensors")
+            saved.write(rows, best.see(row))
             with trusted(False), torch.random.fork_rng():
-                enough = any([callback(vae, row) for callback in callbacks])
-            if enough:
+                enough = any([callback(vae, row) for callback in callbacks if world.first])
+            if world.any(enough):
                 stopped = "callback"
                 break
             if best.exhausted:
@@ -230,7 +248,7 @@ def fit(
             if stopped != "epochs":
                 break
     return history.frame(
-        rows, best_epoch=best.epoch, seed=seed, device=str(x.device), elbo=settings.elbo, stopped=stopped
+        rows, best_epoch=best.epoch, seed=seed, device=str(vae.like.device), elbo=settings.elbo, stopped=stopped
     )
 
 
@@ -242,24 +260,6 @@ def find_device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device: expected auto, cpu, or a GPU that torch finds, got {name!r} ({error})") from error
-
-
-def _look(vae: VAE, x: Tensor, condition: Tensor | None, seed: int) -> None:
-    """The ELBO of a batch with all of Pyro's checks on, because training runs without them."""
-    with isolated(seed, validation=True), evaluating(vae):
-        Trace_ELBO().loss(vae.model, vae.guide, x, condition)
-
-
-def _validate(vae: VAE, x: Tensor, condition: Tensor | None, batch_size: int, seed: int) -> Row:
-    """Mean ELBO and its split on the validation rows, with the same draws at each call."""
-    mean = EpochMean()
-    step = len(x) if vae.prior.has("joint") else max(batch_size, VALIDATION_ROWS)
-    with isolated(seed), evaluating(vae), trusted():
-        for _, part, c in ordered(x, condition, step):
-            terms = elbos.terms(vae.model, vae.guide, part, c)
-            mean.add(len(part), float(terms.log_weights.sum()), terms)
-    row = mean.row()
-    return {f"validation_{key}": row[key] for key in ("elbo", "reconstruction", "kl")}
 
 
 def _postfix(row: Row, epochs: int) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pyrovae.elbos import Terms
+from pyrovae.training.distributed import World
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,19 +34,28 @@ class EpochMean:
         self.reconstruction = self.reconstruction + _sum(terms.reconstruction)
         self.kl = self.kl + _sum(terms.kl)
 
-    def row(self) -> Row:
-        reconstruction, kl = (float(v) / self.rows for v in (self.reconstruction, self.kl))
+    def row(self, world: World) -> Row:
+        """The means over the rows of all processes."""
+        rows, objective, *split = world.sum(self.rows, self.objective, self.reconstruction, self.kl)
+        reconstruction, kl = (value / rows for value in split)
         return {
             "elbo": reconstruction - kl,
             "reconstruction": reconstruction,
             "kl": kl,
-            "objective": self.objective / self.rows,
+            "objective": objective / rows,
         }
 
 
 def _sum(values: Tensor) -> Tensor:
     particles = values[..., 0].numel()
     return values.sum(dtype=torch.float64) / particles
+
+
+def read(file: Path) -> list[Row]:
+    """The rows of a history that was written as CSV."""
+    import pandas as pd
+
+    return pd.read_csv(file).to_dict("records")
 
 
 def frame(rows: list[Row], **attrs: object) -> pd.DataFrame:

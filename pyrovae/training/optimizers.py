@@ -40,12 +40,19 @@ class Joint(PyroOptim):
     Args:
         optimizer: a torch optimizer of the model's parameters.
         clip_norm: the greatest norm of the gradient, or None.
+        reduce: called with all parameters and the loss before that, such as to add up those of several processes.
     """
 
-    def __init__(self, optimizer: Optimizer, clip_norm: float | None = None) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        clip_norm: float | None = None,
+        reduce: Callable[[list[Tensor], float], None] | None = None,
+    ) -> None:
         super().__init__(type(optimizer), {})
-        self.optimizer, self.clip_norm = optimizer, clip_norm
+        self.optimizer, self.clip_norm, self.reduce = optimizer, clip_norm, reduce
         self.params = [p for group in optimizer.param_groups for p in group["params"]]
+        self.loss = 0.0
         self._known = set(self.params)
 
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Pyro's signature
@@ -55,6 +62,12 @@ class Joint(PyroOptim):
                 f"model and guide use {len(strangers)} pyro.param of shape {strangers} that is no parameter of the "
                 "VAE, so it would not be saved with it: make it an nn.Parameter of the module that uses it"
             )
+        self.move()
+
+    def move(self) -> None:
+        """A step by the gradients that the parameters have, of a loss that is `loss`."""
+        if self.reduce is not None:
+            self.reduce(self.params, self.loss)
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.params, self.clip_norm)
         self.optimizer.step()

@@ -47,6 +47,9 @@ class CompiledSVI:
         precision: "bfloat16" runs matrix products in it (by ``torch.autocast``); log-densities stay as they are.
         extra: called after the loss, in the graph; `last` has its tensors, detached, after each step.
         worth: whether steps of these arguments are to be compiled; by default all are.
+        reduce: called with the list of parameters and the loss between each gradient and the optimizer, to change
+            ``grad`` in place: such as to add up those of several processes. Clipping and the optimizer then run after
+            the graph.
 
     >>> import pyro, pyrovae
     >>> from pyro.infer import Trace_ELBO
@@ -66,12 +69,13 @@ class CompiledSVI:
         precision: str = "float32",
         extra: Callable[[], Any] | None = None,
         worth: Callable[..., bool] | None = None,
+        reduce: Callable[[list[Tensor], float], None] | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
         self.model, self.guide, self.elbo = model, guide, loss
         self.clip_norm, self.precision, self.extra, self.worth = clip_norm, precision, extra, worth
-        self._optim = optim
+        self._optim, self._reduce = optim, reduce
         self.optimizer: Optimizer | None = optim if isinstance(optim, Optimizer) else None
         self._rates: list[Tensor] = []
         self._inside = False
@@ -79,6 +83,7 @@ class CompiledSVI:
         self._loss = Traced(self._value)
         self._seen: set[Any] = set()
         self._svi: SVI | None = None
+        self._moving: Joint | None = None
         self._layout: Any = None
         self._extras = 0
         self.reason: str | None = None
@@ -98,6 +103,18 @@ class CompiledSVI:
         loss = self._eager_step(args, kwargs)
         self._seen.add(call.shape)
         return loss
+
+    def idle(self) -> float:
+        """A step without data of one's own, by what ``reduce`` makes of no gradient; returns 0.
+
+        Raises:
+            ValueError: before the first step, for a Pyro optimizer, of which it is not known what it moves.
+        """
+        if self.optimizer is None:
+            raise ValueError("idle: expected a torch optimizer, or a first step of data, got neither")
+        self._move(0.0)
+        self.last = None
+        return 0.0
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:  # noqa: ANN401
         """The loss, and no step."""
@@ -123,7 +140,24 @@ class CompiledSVI:
                 self.extra()
         warnings.warn(f"steps are not compiled, but run by Pyro: {self.reason}", stacklevel=3)
 
+    def _joint(self) -> Joint:
+        """What clips and moves all parameters, outside of a graph."""
+        if self._moving is None:
+            self._moving = Joint(self.optimizer, self.clip_norm, self._reduce)
+        return self._moving
+
+    def _move(self, loss: float) -> None:
+        self._joint().loss = loss
+        self._joint().move()
+        self.optimizer.zero_grad()
+
     # Eager
+
+    def _heard(self, *args: Any, **kwargs: Any) -> float:  # noqa: ANN401
+        """The estimator's ``loss_and_grads``, whose loss the optimizer is to know."""
+        loss = self.elbo.loss_and_grads(*args, **kwargs)
+        self._joint().loss = torch_item(loss)
+        return loss
 
     def _eager_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
         if self.optimizer is None:
@@ -132,7 +166,7 @@ class CompiledSVI:
                 params = self._params(lambda: self.elbo.loss(self.model, self.guide, *args, **kwargs))[1]
             self.optimizer = _joined(self._optim, params)
         if self._svi is None:
-            self._svi = SVI(self.model, self.guide, Joint(self.optimizer, self.clip_norm), self.elbo)
+            self._svi = SVI(self.model, self.guide, self._joint(), self.elbo.loss, self._heard)
         with torch.autocast(_device(args), torch.bfloat16, enabled=self.precision == "bfloat16"):
             loss = self._svi.step(*args, **kwargs)
         self.last = None if self.extra is None else self.extra()
@@ -143,7 +177,7 @@ class CompiledSVI:
     def _compiled_step(self, call: Call) -> float:
         groups = self.optimizer.param_groups
         if not self._rates:
-            self._inside = update.traceable(self.optimizer)
+            self._inside = self._reduce is None and update.traceable(self.optimizer)
             if self._inside:
                 update.start(self.optimizer)
             self._rates = [torch.zeros((), dtype=torch.float64) for _ in groups]
@@ -154,8 +188,7 @@ class CompiledSVI:
         if not self._inside:
             for p, g in zip(self._moved, rest[self._extras :], strict=True):
                 p.grad = g
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            self._move(float(loss))
         return float(loss)
 
     def _graph(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
@@ -166,7 +199,7 @@ class CompiledSVI:
         self._extras = len(extra)
         found = torch.autograd.grad(loss, params, allow_unused=True)
         gradients = {p: g for p, g in zip(params, found, strict=True) if g is not None}
-        if self.clip_norm is not None:
+        if self.clip_norm is not None and self._inside:
             gradients = update.clip(gradients, self.clip_norm)
         outputs = (loss.detach(), *(value.detach() for value in extra))
         if self._inside:

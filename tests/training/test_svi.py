@@ -268,6 +268,32 @@ def test_what_cannot_be_traced_is_run_by_pyro_and_says_so_once():
     assert pyro.get_param_store()["guide_loc"].item() == pytest.approx(moved, rel=1e-6) and moved != 0
 
 
+def test_gradients_are_reduced_before_they_are_clipped(tiny, as_traced):
+    """Halved in place, as two equal processes would: compiled and by Pyro, the same steps; and one without data."""
+    ends = []
+    for compiled in (False, True):
+        vae, norms, told = tiny().double(), [], []
+
+        def halve(params, loss, norms=norms, told=told):
+            told.append(loss)
+            for p in params:
+                p.grad = None if p.grad is None else p.grad / 2
+            norms.append(sum(p.grad.square().sum().item() for p in params if p.grad is not None) ** 0.5)
+
+        svi = CompiledSVI(
+            vae.model, vae.guide, torch.optim.SGD(vae.parameters(), lr=1.0), Trace_ELBO(), clip_norm=1.0,
+            worth=lambda *_, compiled=compiled: compiled, reduce=halve,
+        )  # fmt: skip
+        before = torch.cat([p.detach().flatten() for p in vae.parameters()])
+        losses = steps(svi, [X[:10], X[10:20]], torch.float64)
+        assert bool(as_traced) == compiled and min(norms) > 2, "clipped first"
+        ends.append((losses, torch.cat([p.detach().flatten() for p in vae.parameters()])))
+        assert (ends[-1][1] - before).norm() <= 2 + 1e-6
+        assert svi.idle() == 0 and told == [*losses, 0.0]
+        assert torch.equal(ends[-1][1], torch.cat([p.detach().flatten() for p in vae.parameters()]))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-9) and torch.allclose(ends[0][1], ends[1][1], rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", ["factor_vae", "capacity", "graph_elbo"])
 def test_estimators_that_do_more_than_take_a_gradient(tiny, name):
     vae = tiny()
