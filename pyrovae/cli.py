@@ -1,4 +1,4 @@
-"""The command line: ``pyrovae fit | evaluate | sample | compare-elbos | list``."""
+"""The command line: ``pyrovae fit | evaluate | diagnose | compare | sample | compare-elbos | list``."""
 
 from __future__ import annotations
 
@@ -43,6 +43,39 @@ class Evaluate:
 
     def execute(self) -> None:
         print(pipeline.evaluate_again(self.run, self.num_samples, self.progress))
+
+
+@dataclass(frozen=True)
+class Diagnose:
+    """Look for what goes wrong in VAEs: k-hat, collapse, variances, gaps, prior and aggregate posterior.
+
+    Writes diagnosis.csv.
+    """
+
+    run: tyro.conf.Positional[str]
+    """Folder that `pyrovae fit` made."""
+    rows: int = 1000
+    """Random test rows."""
+    gap_rows: int = 64
+    """Rows whose gap between ELBO and log p(x) is split."""
+
+    def execute(self) -> None:
+        print(pipeline.diagnose_again(self.run, self.rows, self.gap_rows))
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare the models of run folders by log p(x) of the test rows, which must be the same in all."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Folders that `pyrovae fit` made."""
+    num_samples: int = 1000
+    """Importance samples a row for log p(x)."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def execute(self) -> None:
+        print(pipeline.compare_runs(self.runs, self.num_samples, self.progress).round(3).to_string())
 
 
 @dataclass(frozen=True)
@@ -115,6 +148,8 @@ class List:
 Command = (
     Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[CompareElbos, tyro.conf.subcommand("compare-elbos")]
     | Annotated[List, tyro.conf.subcommand("list")]

@@ -60,7 +60,7 @@ def compare(
     """
     if len(models) < 2:
         raise ValueError(f"compare: expected two or more models, got {len(models)}")
-    _check_comparable(models)
+    check_comparable(models)
     found: dict[str, Evaluation] = {}
     for name, vae in models.items():
         c = condition if vae.condition_dim else None
@@ -80,7 +80,8 @@ def tabulate(found: Mapping[str, Evaluation]) -> pd.DataFrame:
     return table
 
 
-def _check_comparable(models: Mapping[str, VAE]) -> None:
+def check_comparable(models: Mapping[str, VAE]) -> None:
+    """Raise a ValueError for models whose densities are not of the same thing."""
     (first, a), *others = models.items()
     for name, vae in models.items():
         if reason := no_marginal(vae):

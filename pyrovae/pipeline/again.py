@@ -13,8 +13,9 @@ import torch
 from pyrovae import plots
 from pyrovae.config import Architecture, Data, Evaluating, Training
 from pyrovae.datasets import Dataset, Schema
-from pyrovae.evaluation import Evaluation
+from pyrovae.evaluation import Diagnosis, Evaluation
 from pyrovae.modes import isolated
+from pyrovae.pipeline.diagnosis import diagnose_test
 from pyrovae.pipeline.fit import evaluate_test
 from pyrovae.pipeline.folder import write_figure
 from pyrovae.pipeline.prepare import Run, conditions, load_data
@@ -55,6 +56,12 @@ def evaluate_again(folder: str | os.PathLike[str], num_samples: int | None = Non
         settings = dataclasses.replace(settings, evaluating=changed)
     settings = dataclasses.replace(settings, progress=progress)
     return evaluate_test(vae, data, settings, Path(folder))
+
+
+def diagnose_again(folder: str | os.PathLike[str], rows: int, gap_rows: int) -> Diagnosis:
+    """Diagnose the model of a run folder on random test rows, and rewrite diagnosis.csv."""
+    settings, vae, data = reload(folder)
+    return diagnose_test(vae, data, settings, Path(folder), rows, gap_rows)
 
 
 def write_samples(folder: str | os.PathLike[str], n: int, seed: int = 0) -> list[Path]:

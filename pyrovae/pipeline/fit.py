@@ -13,8 +13,9 @@ import torch
 
 from pyrovae import plots
 from pyrovae.datasets import Dataset
-from pyrovae.evaluation import Evaluation, evaluate
+from pyrovae.evaluation import Diagnosis, Evaluation, evaluate
 from pyrovae.inference_data import to_inference_data, write_netcdf
+from pyrovae.pipeline.diagnosis import diagnose_test
 from pyrovae.pipeline.folder import new_folder, write_json
 from pyrovae.pipeline.prepare import Run, build, conditions, load_data, shuffled_test
 from pyrovae.serialization import describe, save
@@ -34,12 +35,14 @@ class Result:
     vae: VAE
     history: pd.DataFrame
     evaluation: Evaluation
+    diagnosis: Diagnosis
     seconds: dict[str, float]
 
     def __str__(self) -> str:
         seconds = ", ".join(f"{value:.1f} {name}" for name, value in self.seconds.items())
         epochs = f"best of {len(self.history)} epochs: {self.history.attrs['best_epoch']}"
-        return f"{self.evaluation}\n{'seconds':<18}{sum(self.seconds.values()):>10.1f}  {seconds}; {epochs}"
+        last = f"{'seconds':<18}{sum(self.seconds.values()):>10.1f}  {seconds}; {epochs}"
+        return f"{self.evaluation}\n\n{self.diagnosis}\n\n{last}"
 
 
 def run(settings: Run) -> Result | None:
@@ -47,7 +50,7 @@ def run(settings: Run) -> Result | None:
 
     Of several processes that ``torchrun`` has started, all fit; the first alone writes, evaluates and returns a result.
     The folder holds config.json, model.safetensors (the best epoch by validation), history.csv (written as training
-    goes), metrics.json, inference_data.nc, figures/ and checkpoints/.
+    goes), metrics.json, diagnosis.csv, inference_data.nc, figures/ and checkpoints/.
 
     Raises:
         ValueError: for settings or data that do not fit, before training.
@@ -67,11 +70,12 @@ def run(settings: Run) -> Result | None:
         save(vae, folder)
         marks.append(time.perf_counter())
         evaluation = evaluate_test(vae, data, settings, folder)
+        diagnosis = diagnose_test(vae, data, settings, folder)
         marks.append(time.perf_counter())
         _export(vae, data, settings, epochs, folder)
         marks.append(time.perf_counter())
     seconds = dict(zip(("training", "evaluation", "export"), np.diff(marks).tolist(), strict=True))
-    return Result(folder, vae, epochs, evaluation, seconds)
+    return Result(folder, vae, epochs, evaluation, diagnosis, seconds)
 
 
 def _fit(vae: VAE, data: Dataset, settings: Run, folder: Path | None) -> pd.DataFrame:
