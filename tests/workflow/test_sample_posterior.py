@@ -133,6 +133,26 @@ def test_where_z_is_bounded(prior, edges, method):
     assert worst(sample_posterior(vae, x, method="guide", **FEW), mean, covariance) > 10
 
 
+@pytest.mark.parametrize("method", ["mala", "sir"])
+def test_on_the_simplex(method):
+    torch.manual_seed(1)
+    vae = VAE((2,), 2, prior="dirichlet", likelihood="gaussian(scale=0.5)", encoder="mlp(hidden=[4])").double()
+    vae.likelihood.head.weight.data.mul_(4)
+    x = torch.tensor([[0.5, -0.3]], dtype=torch.float64)
+    first = torch.linspace(1e-6, 1 - 1e-6, 4001, dtype=torch.float64)
+    grid = torch.stack([first, 1 - first], -1)
+    with torch.no_grad():
+        share = (vae.prior(None, None).log_prob(grid) + vae.decode(grid).log_prob(x)).softmax(0)
+    mean = float(share @ first)
+    variance = float(share @ (first - mean).square())
+    idata = sample_posterior(vae, x, method=method, **FEW)
+    z = z_of(idata)
+    assert z.shape[-1] == 2 and np.allclose(z.sum(-1), 1) and (z > 0).all()
+    # The second is 1 less the first.
+    firsts = {"posterior": {"z": idata["posterior"]["z"][..., :1]}, "sample_stats": stats_of(idata)}
+    assert worst(firsts, np.array([[mean]]), np.array([[[variance]]])) < 4
+
+
 def test_masses_and_steps_are_found_where_the_guide_is_far_too_wide_or_narrow(linear):
     for stretch in (0.05, 20.0):
         exact = linear(n=2, stretch=stretch)
