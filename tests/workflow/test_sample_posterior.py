@@ -72,6 +72,18 @@ def test_a_posterior_in_closed_form(correlated, method):
         assert az.rhat(idata, var_names=["z"])["z"].values.max() < 1.05
 
 
+def test_missing_cells_are_integrated_out(linear):
+    exact = linear(n=2, stretch=1.5, likelihood=likelihoods.Missing(likelihoods.Gaussian(scale=0.5), "zero"))
+    x, seen = exact.x.clone(), [0, 2, 5]
+    x[:, [1, 3, 4]] = torch.nan
+    weight, bias = exact.truth.weight[seen], exact.truth.bias[seen]
+    covariance = torch.linalg.inv(torch.eye(2, dtype=torch.float64) + weight.T @ weight / 0.5**2)
+    mean = (x[:, seen] - bias) @ weight @ covariance / 0.5**2
+    idata = sample_posterior(exact.vae, x, method="mala", **FEW)
+    assert worst(idata, mean.numpy(), np.broadcast_to(covariance.numpy(), (2, 2, 2))) < 4
+    assert np.array_equal(idata["observed_data"]["x"].values, x.numpy(), equal_nan=True)
+
+
 def test_the_guide_is_found_out(correlated):
     vae, x, mean, covariance = correlated
     idata = sample_posterior(vae, x, method="guide", **FEW)
