@@ -72,6 +72,18 @@ def test_a_posterior_in_closed_form(correlated, method):
         assert az.rhat(idata, var_names=["z"])["z"].values.max() < 1.05
 
 
+def test_missing_cells_are_integrated_out(linear):
+    exact = linear(n=2, stretch=1.5, likelihood=likelihoods.Missing(likelihoods.Gaussian(scale=0.5), "zero"))
+    x, seen = exact.x.clone(), [0, 2, 5]
+    x[:, [1, 3, 4]] = torch.nan
+    weight, bias = exact.truth.weight[seen], exact.truth.bias[seen]
+    covariance = torch.linalg.inv(torch.eye(2, dtype=torch.float64) + weight.T @ weight / 0.5**2)
+    mean = (x[:, seen] - bias) @ weight @ covariance / 0.5**2
+    idata = sample_posterior(exact.vae, x, method="mala", **FEW)
+    assert worst(idata, mean.numpy(), np.broadcast_to(covariance.numpy(), (2, 2, 2))) < 4
+    assert np.array_equal(idata["observed_data"]["x"].values, x.numpy(), equal_nan=True)
+
+
 def test_the_guide_is_found_out(correlated):
     vae, x, mean, covariance = correlated
     idata = sample_posterior(vae, x, method="guide", **FEW)
@@ -131,6 +143,26 @@ def test_where_z_is_bounded(prior, edges, method):
     settings = FEWER if method == "nuts" else FEW
     assert worst(sample_posterior(vae, x, method=method, **settings), mean, covariance) < 4
     assert worst(sample_posterior(vae, x, method="guide", **FEW), mean, covariance) > 10
+
+
+@pytest.mark.parametrize("method", ["mala", "sir"])
+def test_on_the_simplex(method):
+    torch.manual_seed(1)
+    vae = VAE((2,), 2, prior="dirichlet", likelihood="gaussian(scale=0.5)", encoder="mlp(hidden=[4])").double()
+    vae.likelihood.head.weight.data.mul_(4)
+    x = torch.tensor([[0.5, -0.3]], dtype=torch.float64)
+    first = torch.linspace(1e-6, 1 - 1e-6, 4001, dtype=torch.float64)
+    grid = torch.stack([first, 1 - first], -1)
+    with torch.no_grad():
+        share = (vae.prior(None, None).log_prob(grid) + vae.decode(grid).log_prob(x)).softmax(0)
+    mean = float(share @ first)
+    variance = float(share @ (first - mean).square())
+    idata = sample_posterior(vae, x, method=method, **FEW)
+    z = z_of(idata)
+    assert z.shape[-1] == 2 and np.allclose(z.sum(-1), 1) and (z > 0).all()
+    # The second is 1 less the first.
+    firsts = {"posterior": {"z": idata["posterior"]["z"][..., :1]}, "sample_stats": stats_of(idata)}
+    assert worst(firsts, np.array([[mean]]), np.array([[[variance]]])) < 4
 
 
 def test_masses_and_steps_are_found_where_the_guide_is_far_too_wide_or_narrow(linear):
