@@ -39,9 +39,10 @@ def test_fit_digits_leaves_a_whole_run(here, capsys):
     assert "ELBO" in printed.err  # the progress bar
     for word in ("ELBO", "reconstruction", "KL", "log p(x)", "Monte Carlo", "active units", "k-hat > 0.7", "seconds"):
         assert word in printed.out
+    assert "posterior_collapse" in printed.out and "aggregate_posterior" in printed.out
     assert printed.out.splitlines()[-1].split() == ["run", os.path.join("runs", "digits")]
     run = here / "runs" / "digits"
-    names = {"config.json", "model.safetensors", "history.csv", "metrics.json", "inference_data.nc"}
+    names = {"config.json", "model.safetensors", "history.csv", "metrics.json", "diagnosis.csv", "inference_data.nc"}
     assert names | {"figures", "checkpoints"} == {path.name for path in run.iterdir()}
     figures = {"history.png", "reconstructions.png", "samples.png", "latent.png", "traversal.png"}
     assert {path.name for path in (run / "figures").iterdir()} == figures
@@ -67,11 +68,23 @@ def test_fit_digits_leaves_a_whole_run(here, capsys):
     cli.main(["sample", str(run), "--n", "7"])
     assert np.load(run / "samples.npy").shape == (7, 1, 8, 8) and (run / "samples.png").is_file()
 
+    checks = pd.read_csv(run / "diagnosis.csv", index_col="check")
+    cli.main(["diagnose", str(run), "--rows", "20", "--gap-rows", "2"])
+    assert pd.read_csv(run / "diagnosis.csv", index_col="check").index.equals(checks.index)
+    assert "non_finite" in capsys.readouterr().out and checks.loc["non_finite", "value"] == 0
+
     # The same command again makes a folder of its own, with the same numbers.
     cli.main(["fit", "digits", *QUICK])
     again = here / "runs" / "digits-2"
     state, other = (pyrovae.load(folder).state_dict() for folder in (run, again))
     assert all(torch.equal(state[key], other[key]) for key in state)
+    capsys.readouterr()
+    cli.main(["compare", str(run), str(again), "--num-samples", "40"])
+    table = capsys.readouterr().out
+    assert "elpd_diff" in table and "digits-2" in table
+    cli.main(["fit", "digits", *QUICK, "--binarize", "threshold", "--out", "other", "--seed", "1", "--no-progress"])
+    assert "expected runs with the same test rows, got others" in refused(capsys, "compare", str(run), "other")
+    assert "expected two or more runs of different names" in refused(capsys, "compare", str(run), str(run))
 
 
 def test_fit_a_table_from_a_file(here, capsys):
@@ -322,7 +335,10 @@ def test_list(capsys):
     assert all(name in text for members in board.values() for name in members)
 
 
-@pytest.mark.parametrize("command", [[], ["fit"], ["evaluate"], ["sample"], ["list"]], ids=str)
+COMMANDS = [[], ["fit"], ["evaluate"], ["diagnose"], ["compare"], ["sample"], ["list"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([*command, "--help"])
