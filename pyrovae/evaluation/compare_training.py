@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyrovae import elbos
 from pyrovae.checks import count
 from pyrovae.elbos import Bound
 from pyrovae.evaluation.log_marginal import log_marginal
 from pyrovae.training import fit
+from pyrovae.training.sweep import sweep
 from pyrovae.vae import VAE
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def compare_training(
     seconds: float | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     num_samples: int = 5000,
+    n_jobs: int = 1,
     progress: bool = True,
     **options: object,
 ) -> TrainingComparison:
@@ -79,6 +80,8 @@ def compare_training(
         seconds: budget in seconds of training.
         seeds: of the first weights, the batches and the draws.
         num_samples: importance samples a row for log p(x).
+        n_jobs: trainings at a time, in processes (see `pyrovae.training.sweep`); with a budget in seconds they take
+            cores from one another.
         progress: show a progress bar.
         options: further arguments of `pyrovae.fit`.
 
@@ -96,30 +99,29 @@ def compare_training(
         raise ValueError(f"expected a budget of either epochs or seconds, got epochs={epochs} and seconds={seconds}")
     if epochs is not None:
         count(epochs, "epochs", 1)
-    rows = []
-    bar = tqdm(total=len(seeds) * len(runs), disable=not progress, desc="training", unit="run", delay=2)
+
+    def run(first: VAE, seed: int, value: str | Bound, k: int) -> dict[str, object]:
+        vae = copy.deepcopy(first)
+        history = fit(
+            vae, x, condition, elbo=elbos.with_draws(value, k), seed=seed, progress=False,
+            epochs=EPOCHS if epochs is None else max(1, epochs // k), seconds=seconds, **options,
+        )  # fmt: skip
+        estimate = log_marginal(vae, held_out, held_out_condition, num_samples=num_samples, seed=seed, progress=False)
+        values = estimate.value.double()
+        return {
+            "estimator": value if isinstance(value, str) else repr(value), "num_particles": k, "seed": seed,
+            "log_marginal": float(values.mean()),
+            "standard_error": float(values.std()) / math.sqrt(len(values)),
+            "monte_carlo_error": float(estimate.standard_error.double().square().sum().sqrt()) / len(values),
+            "epochs": len(history), "seconds": float(history["seconds"].sum()),
+        }  # fmt: skip
+
+    settings = []
     for seed in seeds:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             first = make()
-        for value, k in runs:
-            vae = copy.deepcopy(first)
-            history = fit(
-                vae, x, condition, elbo=elbos.with_draws(value, k), seed=seed, progress=False,
-                epochs=EPOCHS if epochs is None else max(1, epochs // k), seconds=seconds, **options,
-            )  # fmt: skip
-            estimate = log_marginal(
-                vae, held_out, held_out_condition, num_samples=num_samples, seed=seed, progress=False
-            )
-            values = estimate.value.double()
-            rows.append({
-                "estimator": value if isinstance(value, str) else repr(value), "num_particles": k, "seed": seed,
-                "log_marginal": float(values.mean()),
-                "standard_error": float(values.std()) / math.sqrt(len(values)),
-                "monte_carlo_error": float(estimate.standard_error.double().square().sum().sqrt()) / len(values),
-                "epochs": len(history), "seconds": float(history["seconds"].sum()),
-            })  # fmt: skip
-            bar.update()
-    bar.close()
+        settings += [(first, seed, value, k) for value, k in runs]
+    rows = sweep(run, settings, n_jobs=n_jobs, desc="training", progress=progress)
     budget = f"{seconds:g} s" if epochs is None else f"{epochs} evaluations of the decoder a row"
     return TrainingComparison(pd.DataFrame(rows).set_index(["estimator", "num_particles", "seed"]), budget)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyrovae.checks import count
 from pyrovae.evaluation.evaluate import evaluate
 from pyrovae.training import fit
+from pyrovae.training.sweep import sweep
 from pyrovae.vae import VAE
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def rate_distortion(
     betas: Sequence[float] = (0.1, 0.3, 1.0, 3.0, 10.0),
     num_samples: int = 100,
     seed: int = 0,
+    n_jobs: int = 1,
     progress: bool = True,
     **options: object,
 ) -> pd.DataFrame:
@@ -50,6 +51,7 @@ def rate_distortion(
         betas: weights of the KL term.
         num_samples: draws for each held-out row.
         seed: of the first weights, the batches and the draws.
+        n_jobs: trainings at a time, in processes (see `pyrovae.training.sweep`).
         progress: show a progress bar.
         options: further arguments of `pyrovae.fit`.
 
@@ -70,23 +72,22 @@ def rate_distortion(
         raise ValueError(f"expected one latent_dim and one beta or more, got {latent_dims} and {betas}")
     for size in latent_dims:
         count(size, "latent_dims", 1)
-    rows = []
-    bar = tqdm(total=len(latent_dims) * len(betas), disable=not progress, desc="rate-distortion", unit="run", delay=2)
-    for size in latent_dims:
-        for beta in betas:
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)
-                vae = make(size)
-            fit(vae, x, condition, beta=beta, seed=seed, progress=False, **options)
-            found = evaluate(vae, held_out, held_out_condition, num_samples=num_samples, seed=seed, progress=False)
-            terms = found.rows[["kl", "reconstruction", "elbo"]].rename(
-                columns={"kl": "rate", "reconstruction": "distortion"}
-            )
-            terms["distortion"] *= -1
-            rows.append({
-                "latent_dim": size, "beta": beta, **terms.mean(),
-                **terms.sem().add_suffix("_standard_error"), "active_units": int(found.units["active"].sum()),
-            })  # fmt: skip
-            bar.update()
-    bar.close()
+
+    def run(size: int, beta: float) -> dict[str, float]:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            vae = make(size)
+        fit(vae, x, condition, beta=beta, seed=seed, progress=False, **options)
+        found = evaluate(vae, held_out, held_out_condition, num_samples=num_samples, seed=seed, progress=False)
+        terms = found.rows[["kl", "reconstruction", "elbo"]].rename(
+            columns={"kl": "rate", "reconstruction": "distortion"}
+        )
+        terms["distortion"] *= -1
+        return {
+            "latent_dim": size, "beta": beta, **terms.mean(),
+            **terms.sem().add_suffix("_standard_error"), "active_units": int(found.units["active"].sum()),
+        }  # fmt: skip
+
+    settings = [(size, beta) for size in latent_dims for beta in betas]
+    rows = sweep(run, settings, n_jobs=n_jobs, desc="rate-distortion", progress=progress)
     return pd.DataFrame(rows).set_index(["latent_dim", "beta"])

@@ -61,3 +61,16 @@ def test_the_picture_and_what_is_refused():
         pyrovae.rate_distortion(linear, x, x, latent_dims=[0])
     with pytest.raises(ValueError, match="beta"):
         pyrovae.rate_distortion(linear, x, x, latent_dims=[1], betas=[-1.0], epochs=1)
+
+
+def test_jobs_at_a_time_give_the_same():
+    """In processes of their own, by joblib, and in the order of the settings."""
+    x = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
+
+    def run(n_jobs):
+        return pyrovae.rate_distortion(
+            lambda size: VAE((3,), size, likelihood="gaussian"), x, x, latent_dims=[1, 2], betas=[0.5], epochs=2,
+            n_jobs=n_jobs, progress=False,
+        )  # fmt: skip
+
+    assert run(2).equals(run(1))
