@@ -207,8 +207,7 @@ def test_any_program_of_pyro(as_traced):
     assert here["sd"] != 2 and all(torch.allclose(here[name], there[name], atol=1e-6) for name in here)
 
 
-def test_draws_are_new_at_each_step_and_follow_the_seed(tiny):
-    """In machine code."""
+def test_draws_are_new_at_each_step_and_follow_the_seed(tiny, as_traced):
     vae = tiny()
     svi = CompiledSVI(vae.model, vae.guide, torch.optim.SGD(vae.parameters(), lr=0.0), Trace_ELBO())
     svi.step(X)
