@@ -78,6 +78,7 @@ class CompiledSVI:
         self._optim, self._reduce = optim, reduce
         self.optimizer: Optimizer | None = optim if isinstance(optim, Optimizer) else None
         self._rates: list[Tensor] = []
+        self._steps: update.Steps | None = None
         self._inside = False
         self._traced = Traced(self._graph)
         self._loss = Traced(self._value)
@@ -180,9 +181,12 @@ class CompiledSVI:
             self._inside = self._reduce is None and update.traceable(self.optimizer)
             if self._inside:
                 update.start(self.optimizer)
-            self._rates = [torch.zeros((), dtype=torch.float64) for _ in groups]
-        for held, group in zip(self._rates, groups, strict=True):
-            held.fill_(group["lr"])
+            self._rates, self._steps = [update.rates(group) for group in groups], update.Steps(self.optimizer)
+        if self._inside:
+            if (taken := self._steps.taken()) is None:
+                raise NotTraceable("some parameters have taken more steps than others")
+            for held, group in zip(self._rates, groups, strict=True):
+                update.fill(held, group, taken)
         loss, *rest = self._traced.run(call)
         self.last = None if self.extra is None else pytree.tree_unflatten(rest[: self._extras], self._layout)
         if not self._inside:

@@ -10,29 +10,28 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 Update = Callable[[Tensor, Tensor, Tensor, dict[str, Any], dict[str, Any]], None]
-"""Moves a parameter, by its gradient, the learning rate, its state and its group."""
+"""Moves a parameter, by its gradient, the `rates` of its group, its state and the group."""
 
 
-def _adam(p: Tensor, g: Tensor, lr: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+def _adam(p: Tensor, g: Tensor, rates: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
     """Kingma & Ba (2015), https://arxiv.org/abs/1412.6980; AdamW: Loshchilov & Hutter (2019),
     https://arxiv.org/abs/1711.05101."""
     (beta1, beta2), decay = group["betas"], group["weight_decay"]
+    lr, step_size, root = rates
     if decay and group["decoupled_weight_decay"]:
         p.mul_(1 - lr * decay)
     elif decay:
         g = g + decay * p
-    step, first, second = state["step"], state["exp_avg"], state["exp_avg_sq"]
-    step.add_(1)
+    first, second = state["exp_avg"], state["exp_avg_sq"]
+    state["step"].add_(1)
     first.lerp_(g, 1 - beta1)
     second.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-    # In float32, 1 - 0.999 would be wrong by 5e-5.
-    taken = step.double()
-    root = second.sqrt() / (1 - beta2**taken).sqrt() + group["eps"]
-    p.sub_(lr / (1 - beta1**taken) * (first / root))
+    p.sub_(step_size * (first / (second.sqrt() / root + group["eps"])))
 
 
-def _sgd(p: Tensor, g: Tensor, lr: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+def _sgd(p: Tensor, g: Tensor, rates: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
     """With momentum as torch has it (Sutskever et al. 2013, https://proceedings.mlr.press/v28/sutskever13.html)."""
+    lr = rates[0]
     if group["weight_decay"]:
         g = g + group["weight_decay"] * p
     if group["momentum"]:
@@ -47,9 +46,48 @@ def traceable(optimizer: Optimizer) -> bool:
     plain = all(
         not group.get("amsgrad") and not group.get("maximize") and not group.get("differentiable")
         and not group.get("dampening") and not isinstance(group["lr"], Tensor)
+        and len({(p.dtype, p.device) for p in group["params"]}) == 1
         for group in optimizer.param_groups
     )  # fmt: skip
     return plain and type(optimizer) in (Adam, AdamW, SGD)
+
+
+class Steps:
+    """How many steps an optimizer's parameters have taken, whoever has taken them."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer, self._one, self._next = optimizer, None, -1.0
+
+    def taken(self) -> float | None:
+        """Of those that have taken any, one number; None where they differ."""
+        # One of them is looked at, and the others only if it is not where the last step of a graph has left it.
+        if self._one is None or float(self._one) != self._next:
+            steps = [state["step"] for state in self.optimizer.state.values() if "step" in state]
+            steps = [step for step in steps if step > 0]
+            if len({float(step) for step in steps}) > 1:
+                return None
+            if not steps:
+                return 0.0
+            self._one = steps[0]
+        found = float(self._one)
+        self._next = found + 1
+        return found
+
+
+def rates(group: dict[str, Any]) -> Tensor:
+    """Room for the numbers of a group that change from step to step, which are inputs of the graph."""
+    like = group["params"][0]
+    return torch.zeros(3, dtype=like.dtype, device=like.device)
+
+
+def fill(held: Tensor, group: dict[str, Any], taken: float) -> None:
+    r"""Put in the learning rate, and of Adam's ``taken + 1``-st step,
+    :math:`\eta / (1 - \beta_1^t)` and :math:`\sqrt{1 - \beta_2^t}`.
+
+    Not in the graph: there they would be worked out for each element of each parameter.
+    """
+    lr, t, (beta1, beta2) = group["lr"], taken + 1, group.get("betas", (0.0, 0.0))
+    held.copy_(torch.tensor([lr, lr / (1 - beta1**t), (1 - beta2**t) ** 0.5], dtype=held.dtype))
 
 
 def start(optimizer: Optimizer) -> None:
@@ -67,12 +105,12 @@ def start(optimizer: Optimizer) -> None:
 
 @torch.no_grad()
 def update(optimizer: Optimizer, gradients: dict[Tensor, Tensor], rates: list[Tensor]) -> None:
-    """Move the parameters that have a gradient; ``rates`` are the learning rates of the groups, as tensors."""
+    """Move the parameters that have a gradient, by the `rates` of each group."""
     move: Update = _sgd if isinstance(optimizer, SGD) else _adam
-    for group, lr in zip(optimizer.param_groups, rates, strict=True):
+    for group, held in zip(optimizer.param_groups, rates, strict=True):
         for p in group["params"]:
             if p in gradients:
-                move(p, gradients[p], lr, optimizer.state[p], group)
+                move(p, gradients[p], held, optimizer.state[p], group)
 
 
 def clip(gradients: dict[Tensor, Tensor], norm: float) -> dict[Tensor, Tensor]:

@@ -435,3 +435,15 @@ def test_update_is_traceable_only_where_it_is_the_same():
         torch.optim.SGD(p, lr=1.0, momentum=0.5, dampening=0.1), torch.optim.NAdam(p),
     ):  # fmt: skip
         assert not update.traceable(optimizer)
+
+
+def test_parameters_that_have_taken_different_numbers_of_steps(tiny, as_traced):
+    """Adam's corrections are the same for all in a graph; where they are not, the steps are Pyro's."""
+    vae = tiny()
+    adam = torch.optim.Adam(vae.parameters(), lr=0.01)
+    svi = CompiledSVI(vae.model, vae.guide, adam, Trace_ELBO())
+    steps(svi, [X, X])
+    for step, p in enumerate(vae.parameters()):
+        adam.state[p]["step"].fill_(5 + step)
+    with pytest.warns(UserWarning, match="not compiled, but run by Pyro: some parameters have taken more steps"):
+        steps(svi, [X])
