@@ -9,12 +9,14 @@ from importlib.metadata import version as _version
 from pyrovae import datasets, elbos, likelihoods, networks, posteriors, priors
 from pyrovae.compare import compare
 from pyrovae.evaluation import (
+    Calibration,
     Completeness,
     Diagnosis,
     Disentanglement,
     ElboComparison,
     Evaluation,
     LogMarginal,
+    PredictiveCheck,
     Sandwich,
     TrainingComparison,
     ais,
@@ -32,7 +34,9 @@ from pyrovae.evaluation import (
     k_hat,
     log_marginal,
     outlier_scores,
+    predictive_check,
     rate_distortion,
+    sbc,
 )
 from pyrovae.inference_data import to_inference_data
 from pyrovae.piece import Piece
@@ -46,6 +50,7 @@ __version__ = _version("pyrovae")
 __all__ = [
     "VAE",
     "CompiledSVI",
+    "Calibration",
     "Completeness",
     "Diagnosis",
     "Disentanglement",
@@ -53,6 +58,7 @@ __all__ = [
     "Evaluation",
     "LogMarginal",
     "Piece",
+    "PredictiveCheck",
     "Sandwich",
     "TrainingComparison",
     "ais",
@@ -81,9 +87,11 @@ __all__ = [
     "networks",
     "outlier_scores",
     "posteriors",
+    "predictive_check",
     "priors",
     "rate_distortion",
     "sample_posterior",
     "save",
+    "sbc",
     "to_inference_data",
 ]

@@ -72,13 +72,18 @@ def linear():
     """Makes a linear-Gaussian VAE, its closed forms and rows of data.
 
     With ``shift=0`` and ``stretch=1`` its guide is the exact posterior. Otherwise its mean is moved by ``shift``
-    and its sd multiplied by ``stretch``; `loc` and `covariance` are those of the guide either way.
+    and its sd multiplied by ``stretch``; `loc` and `covariance` are those of the guide either way. Columns of the
+    weight are at right angles, so that latents are independent in the posterior, unless one ``(d, k)`` is given: then
+    the guide is the product of its marginals.
     """
 
     def make(
-        n=20, d=6, k=2, *, shift=0.0, stretch=1.0, scale=0.5, dtype=torch.float64, event_shape=None, likelihood=None
-    ):
+        n=20, d=6, k=2, *, shift=0.0, stretch=1.0, scale=0.5, dtype=torch.float64, event_shape=None, likelihood=None,
+        weight=None,
+    ):  # fmt: skip
         truth = LinearGaussian.random(d, k, scale=scale, seed=3)
+        if weight is not None:
+            truth = LinearGaussian(weight, truth.bias, truth.scale)
         x = truth.sample(n, seed=4)
         mean, covariance = truth.posterior(x)
         slope = covariance @ truth.weight.T / truth.scale**2

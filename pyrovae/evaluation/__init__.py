@@ -1,8 +1,9 @@
 """Evaluation: ELBO with its split, log p(x), k-hat and active units; estimators side by side; imputation; holes;
-disentanglement."""
+disentanglement; calibration and predictive checks."""
 
 from pyrovae.evaluation.ais import ais
 from pyrovae.evaluation.bdmc import Sandwich, bdmc
+from pyrovae.evaluation.calibration import Calibration, sbc
 from pyrovae.evaluation.clusters import clusters
 from pyrovae.evaluation.compare_elbos import ElboComparison, compare_elbos
 from pyrovae.evaluation.compare_training import TrainingComparison, compare_training
@@ -14,17 +15,20 @@ from pyrovae.evaluation.impute import impute
 from pyrovae.evaluation.latent_space import Completeness, completeness, continuity
 from pyrovae.evaluation.log_marginal import LogMarginal, log_marginal
 from pyrovae.evaluation.outliers import outlier_scores
+from pyrovae.evaluation.predictive import PredictiveCheck, predictive_check
 from pyrovae.evaluation.psis import k_hat
 from pyrovae.evaluation.rate_distortion import rate_distortion
 
 __all__ = [
     "DCI",
+    "Calibration",
     "Completeness",
     "Diagnosis",
     "Disentanglement",
     "ElboComparison",
     "Evaluation",
     "LogMarginal",
+    "PredictiveCheck",
     "Sandwich",
     "TrainingComparison",
     "ais",
@@ -45,6 +49,8 @@ __all__ = [
     "log_marginal",
     "mig",
     "outlier_scores",
+    "predictive_check",
     "rate_distortion",
     "sap",
+    "sbc",
 ]

@@ -62,6 +62,7 @@ def inference_gaps(
     Raises:
         ValueError: for data that the model does not take, or a posterior that cannot be fitted to a row.
 
+    >>> import torch
     >>> vae = VAE((4,), 2, likelihood="gaussian")
     >>> gaps = inference_gaps(vae, torch.randn(3, 4), steps=2, progress=False)
     >>> bool((gaps.approximation + gaps.amortisation - gaps.inference).abs().max() < 1e-9)

@@ -8,6 +8,7 @@ from pyrovae.plots.rate_distortion import plot_rate_distortion
 from pyrovae.plots.reconstructions import plot_reconstructions
 from pyrovae.plots.samples import plot_samples
 from pyrovae.plots.save import save_figures
+from pyrovae.plots.sbc import plot_sbc
 from pyrovae.plots.style import DPI
 from pyrovae.plots.traversal import plot_traversal
 
@@ -20,6 +21,7 @@ __all__ = [
     "plot_rate_distortion",
     "plot_reconstructions",
     "plot_samples",
+    "plot_sbc",
     "plot_training",
     "plot_traversal",
     "save_figures",
