@@ -54,6 +54,7 @@ def compare(
         ValueError: for fewer than two models; for models over data of different shapes or on different supports,
             whose densities are no densities of the same thing; and for one without log p(x) of single rows.
 
+    >>> import torch
     >>> vaes = {name: VAE((4,), 2, likelihood="gaussian") for name in ("a", "b")}
     >>> compare(vaes, torch.randn(30, 4), num_samples=50, progress=False).shape[0]
     2

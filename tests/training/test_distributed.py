@@ -147,7 +147,7 @@ def test_two_processes_are_one(tmp_path):
     assert "10/10" in printed[0] and "step" not in printed[1]
     # So are evaluation and the run folder.
     assert said[0].count("active units") == 1 and said[1] == ""
-    names = {"config.json", "model.safetensors", "history.csv", "metrics.json", "checkpoints"}
+    names = {"config.json", "model.safetensors", "history.csv", "metrics.json", "diagnosis.csv", "checkpoints"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == names
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["dataset"] == "iris"
 
