@@ -5,7 +5,7 @@ bursts, with quartiles. `floor` is the time of the matrix products of a step alo
 batch and draws, how near importance sampling is to its matrix products, and whether ours reaches the ELBO of Pyro's
 example. pythae and NumPyro take part where they are installed.
 
-    python experiments/speed.py --data-root data
+    python experiments/speed.py
 """
 
 from __future__ import annotations
