@@ -2,8 +2,8 @@
 
 All candidates take turns, a burst of steps each, so that whatever else the machine does meets all of them; medians of
 bursts, with quartiles. `floor` is the time of the matrix products of a step alone. Then how the cost grows with rows,
-batch and draws, how near importance sampling is to its matrix products, and whether ours reaches the ELBO of Pyro's
-example. pythae and NumPyro take part where they are installed.
+batch and draws, and how near importance sampling is to its matrix products. pythae and NumPyro take part where they are
+installed.
 
     python experiments/speed.py
 """

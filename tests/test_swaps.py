@@ -67,7 +67,8 @@ def test_a_point_has_no_log_marginal():
 
 def test_rows_that_depend_on_one_another_come_together():
     vae, (x, condition) = build("gp")
-    with pytest.raises(ValueError, match=rf"expected all {ROWS} rows in one batch, got 2. Pass x in memory with batch_size={ROWS}"):
+    message = rf"expected all {ROWS} rows in one batch, got 2. Pass x in memory with batch_size={ROWS}"
+    with pytest.raises(ValueError, match=message):
         pyrovae.fit(vae, x, condition, batch_size=2, epochs=1, progress=False)
     history = pyrovae.fit(vae, x, condition, validation=x, validation_condition=condition, epochs=2, progress=False)
     assert history["validation_elbo"].notna().all()
