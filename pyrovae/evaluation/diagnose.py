@@ -98,7 +98,7 @@ def diagnose(
     - ``posterior_collapse``: the mutual information of row and code, nats,
       :math:`\operatorname{E} [\log q(z \mid x_n) - \log \frac1N \sum_m q(z \mid x_m)]` over 300 rows, of which it can
       see log 300 (Hoffman & Johnson 2016, http://approximateinference.org/2016/accepted/HoffmanJohnson2016.pdf). At 0,
-      z says nothing of x (Bowman et al. 2016, https://arxiv.org/abs/1511.06349).
+      z says nothing of x (Bowman et al. 2016, https://arxiv.org/abs/1511.06349); the estimate is off by some 0.05.
     - ``posterior_variance``: the posterior's sd relative to that of all codes, median over active units. Near 0, the
       VAE is an autoencoder.
     - ``likelihood_variance``: of continuous data, the sd of p(x | z) relative to that of the data, in the column where
@@ -182,7 +182,7 @@ def _checks(
             "more num_samples; a richer posterior.",
         ),
         "posterior_collapse": Check(
-            information, 0.1, "below", "Nats that a code says of its row: next to nothing.",
+            information, 0.2, "below", "Nats that a code says of its row: next to nothing.",
             "warmup=10 or elbo=\"free_bits\"; a weaker decoder; beta at most 1; a lower lr.",
         ),
         "posterior_variance": Check(
