@@ -15,7 +15,7 @@ from pyrovae.checks import count, trusted
 from pyrovae.distributions import moments
 from pyrovae.evaluation.evaluate import TRUSTED_K, Evaluation, evaluate
 from pyrovae.evaluation.gaps import inference_gaps
-from pyrovae.evaluation.importance import CHUNK
+from pyrovae.evaluation.importance import CHUNK, rows_at_once
 from pyrovae.evaluation.refine import not_refinable
 from pyrovae.evaluation.units import posterior_moments
 from pyrovae.modes import evaluating, isolated
@@ -211,7 +211,7 @@ def _checks(
 
 def _finite(vae: VAE, x: Tensor, condition: Tensor | None, seed: int, chunk: int, draws: int = 10) -> Tensor:
     """Which rows have log-weights that are numbers, ``(N,)``; some may be -inf, which is a weight of 0."""
-    step = len(x) if vae.prior.has("joint") else max(1, chunk // draws)
+    step = rows_at_once(vae, len(x), draws, chunk)
     parts = []
     with isolated(seed, validation=False), evaluating(vae), trusted():
         for _, rows, c in ordered(x, condition, step):
@@ -247,13 +247,13 @@ def _noise(rows: int, units: int) -> float:
 
 def _information(vae: VAE, x: Tensor, condition: Tensor | None) -> float:
     """The mutual information of row and code; nan of a posterior without a density everywhere."""
+    if vae.posterior.has("point"):
+        return math.nan
     q = vae.encode(x, condition)
     z = q.sample()
     try:
         pairs = q.log_prob(z.unsqueeze(1)).double()
     except NotImplementedError:
-        return math.nan
-    if vae.posterior.has("point"):
         return math.nan
     return float((pairs.diag() - pairs.logsumexp(1) + math.log(len(x))).mean())
 
