@@ -40,7 +40,7 @@ def compare(
     Args:
         models: name -> VAE. All must be densities over the same values.
         x: rows that none of them has seen, ``(N, *event_shape)``.
-        condition: ``(N, condition_dim)``, for those of the models that have one.
+        condition: ``(N, condition_dim)``, for those of the models that have one; or name -> condition, where they differ.
         num_samples: importance samples for each row.
         seed: of the draws.
         progress: show a progress bar where it takes more than two seconds.
@@ -61,16 +61,17 @@ def compare(
     """
     if len(models) < 2:
         raise ValueError(f"compare: expected two or more models, got {len(models)}")
-    check_comparable(models)
+    _check_comparable(models)
     found: dict[str, Evaluation] = {}
     for name, vae in models.items():
-        c = condition if vae.condition_dim else None
+        c = condition.get(name) if isinstance(condition, Mapping) else condition
+        c = c if vae.condition_dim else None
         found[name] = evaluate(vae, x, c, num_samples=num_samples, seed=seed, progress=progress)
-    return tabulate(found)
+    return _tabulate(found)
 
 
-def tabulate(found: Mapping[str, Evaluation]) -> pd.DataFrame:
-    """The table of `compare` from evaluations of the same rows."""
+def _tabulate(found: Mapping[str, Evaluation]) -> pd.DataFrame:
+    """The table from evaluations of the same rows."""
     rows = {name: evaluation.rows for name, evaluation in found.items()}
     table = compare_pointwise({name: part["log_marginal"].to_numpy() for name, part in rows.items()})
     errors = {name: float(np.sqrt((part["log_marginal_standard_error"] ** 2).sum())) for name, part in rows.items()}
@@ -81,7 +82,7 @@ def tabulate(found: Mapping[str, Evaluation]) -> pd.DataFrame:
     return table
 
 
-def check_comparable(models: Mapping[str, VAE]) -> None:
+def _check_comparable(models: Mapping[str, VAE]) -> None:
     """Raise a ValueError for models whose densities are not of the same thing."""
     (first, a), *others = models.items()
     for name, vae in models.items():

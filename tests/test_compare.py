@@ -54,6 +54,18 @@ def test_a_better_model_is_found(linear):
     assert table.loc["off", "elpd_diff"] < -4 * table.loc["off", "dse"] and table.loc["truth", "weight"] > 0.9
 
 
+def test_a_condition_of_its_own_for_each_model():
+    torch.manual_seed(0)
+    vae = VAE((4,), 2, likelihood="gaussian", condition_dim=2)
+    x, first, second = torch.randn(20, 4), torch.randn(20, 2), torch.randn(20, 2)
+    table = pyrovae.compare({"a": vae, "b": vae}, x, {"a": first, "b": second}, num_samples=50, progress=False)
+    for name, condition in (("a", first), ("b", second)):
+        alone = pyrovae.evaluate(vae, x, condition, num_samples=50, progress=False).rows["log_marginal"]
+        assert table.loc[name, "elpd"] == pytest.approx(alone.sum())
+    with pytest.raises(ValueError, match=r"condition: expected shape \(B, 2\), got None"):
+        pyrovae.compare({"a": vae, "b": vae}, x, {"a": first}, num_samples=50, progress=False)
+
+
 def test_what_cannot_be_compared():
     def make(likelihood="gaussian", event_shape=(4,), **settings):
         return VAE(event_shape, 2, likelihood=likelihood, **settings)

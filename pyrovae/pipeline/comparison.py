@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pyrovae.compare import check_comparable, tabulate
-from pyrovae.evaluation import evaluate
+from pyrovae.compare import compare
 from pyrovae.pipeline.again import reload
 from pyrovae.pipeline.prepare import conditions
 
@@ -27,7 +26,6 @@ def compare_runs(folders: Sequence[str | os.PathLike[str]], num_samples: int, pr
     runs = {Path(folder).name: reload(folder) for folder in folders}
     if len(runs) < 2:
         raise ValueError(f"compare: expected two or more runs of different names, got {', '.join(map(str, folders))}")
-    check_comparable({name: vae for name, (_, vae, _) in runs.items()})
     (first, (_, _, data)), *others = runs.items()
     for name, (_, _, other) in others:
         if data.test.shape != other.test.shape or not torch.equal(data.test.nan_to_num(), other.test.nan_to_num()):
@@ -35,9 +33,6 @@ def compare_runs(folders: Sequence[str | os.PathLike[str]], num_samples: int, pr
                 f"compare: expected runs with the same test rows, got others for {first} ({data.name}) and {name} "
                 f"({other.name}): another data set, split, seed, binarization or standardization"
             )
-    found = {}
-    for name, (settings, vae, own) in runs.items():
-        found[name] = evaluate(
-            vae, own.test, conditions(own, settings)["test"], num_samples=num_samples, progress=progress
-        )
-    return tabulate(found)
+    models = {name: vae for name, (_, vae, _) in runs.items()}
+    given = {name: conditions(own, settings)["test"] for name, (settings, _, own) in runs.items()}
+    return compare(models, data.test, given, num_samples=num_samples, progress=progress)
