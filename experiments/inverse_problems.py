@@ -1,13 +1,15 @@
 """Digits of which half the pixels are hidden, or that are blurred: the posterior by NUTS, and what an encoder says.
 
-A VAE of binarized MNIST, 784-400-16-400-784, is trained on digits of which every other one has half of its pixels
+A VAE of binarized MNIST, 784-200-16-200-784, is trained on digits of which every other one has half of its pixels
 hidden (``missing="mask"``). Then it is a prior, `pyrovae.as_prior`, in a Pyro model of what is seen of a digit:
 
 - ``random half``, ``lower half``: x ~ p(x | z), of which the other pixels are seen;
 - ``blurred``: y ~ Normal(blur(E[x | z]), 0.1), for a Gaussian blur of two pixels.
 
-z of all rows is drawn by Pyro's NUTS from that model. The guide of the first two is the VAE's own encoder, which knows
-missing pixels; for the third it is a network from y to a normal, trained in the same model by `pyrovae.CompiledSVI`.
+z of all rows is drawn from that model by `pyrovae.CompiledNUTS`. The guide of the first two is the VAE's own encoder,
+which knows missing pixels; for the third it is a network from y to a normal, trained in the same model by
+`pyrovae.CompiledSVI`.
+
 Rows are test digits, and digits that the VAE itself has drawn, for which the model is right and NUTS should cover what
 it says: of sums of the pixels in 16 blocks of 7 x 7 (those that are hidden; in ``blurred`` of the digit's grey values),
 the share that lies in central 50 and 90 % intervals of the posterior predictive, ties broken at random; of drawn digits
@@ -32,13 +34,13 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from _common import RESULTS, mean_and_error, random_rows, save
-from pyro.infer import MCMC, NUTS, Trace_ELBO
+from pyro.infer import MCMC, Trace_ELBO
 from torch import Tensor, nn
 
 import pyrovae
 from pyrovae.plots.style import new_figure
 
-SIZE, HIDDEN = 16, 400
+SIZE, HIDDEN = 16, 200
 NOISE, WIDTH = 0.1, 2.0
 LEVELS = (0.5, 0.9)
 SHOWN = 6
@@ -137,7 +139,7 @@ def draw_nuts(problem: Problem, y: Tensor, arguments: argparse.Namespace) -> tup
     for chain in range(arguments.chains):
         pyro.set_rng_seed(arguments.seed + chain)
         start = draw_guide(problem, y, 1)[0]
-        kernel = NUTS(problem.model, jit_compile=True, ignore_jit_warnings=True)
+        kernel = pyrovae.CompiledNUTS(problem.model)
         mcmc = MCMC(kernel, num_samples=arguments.draws, warmup_steps=arguments.warmup, initial_params={"x_z": start})
         mcmc.run(y)
         chains.append(mcmc.get_samples()["x_z"].detach())
@@ -204,9 +206,9 @@ def main() -> None:
     parser.add_argument("--data-root", default="data", help="folder that holds MNIST/raw")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for table and figure")
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--rows", type=int, default=60, help="of each kind and problem")
-    parser.add_argument("--warmup", type=int, default=300)
-    parser.add_argument("--draws", type=int, default=400, help="of a chain")
+    parser.add_argument("--rows", type=int, default=40, help="of each kind and problem")
+    parser.add_argument("--warmup", type=int, default=200)
+    parser.add_argument("--draws", type=int, default=300, help="of a chain")
     parser.add_argument("--chains", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -43,12 +43,13 @@ from pyrovae.piece import Piece
 from pyrovae.serialization import load, save
 from pyrovae.training import CompiledSVI, ex_post, fit
 from pyrovae.vae import VAE
-from pyrovae.workflow import as_prior, export_decoder, sample_posterior
+from pyrovae.workflow import CompiledNUTS, as_prior, export_decoder, sample_posterior
 
 __version__ = _version("pyrovae")
 
 __all__ = [
     "VAE",
+    "CompiledNUTS",
     "CompiledSVI",
     "Calibration",
     "Completeness",

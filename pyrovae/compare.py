@@ -40,7 +40,7 @@ def compare(
     Args:
         models: name -> VAE. All must be densities over the same values.
         x: rows that none of them has seen, ``(N, *event_shape)``.
-        condition: ``(N, condition_dim)``, for those of the models that have one; or name -> condition, where they differ.
+        condition: ``(N, condition_dim)``, for those of the models that have one; name -> condition where they differ.
         num_samples: importance samples for each row.
         seed: of the draws.
         progress: show a progress bar where it takes more than two seconds.
