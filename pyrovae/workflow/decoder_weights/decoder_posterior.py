@@ -33,20 +33,22 @@ class Method:
         fit: what does it.
         steps: that many.
         lr: None: it has none.
+        rank: None: it has none.
         head: whether it knows only the head's weights.
     """
 
     fit: Callable[[Task], Fitted]
     steps: int
-    lr: float | None
+    lr: float | None = None
+    rank: int | None = None
     head: bool = False
 
 
 METHODS = {
     "mean_field": Method(mean_field, 2000, 3e-3),
-    "low_rank": Method(low_rank, 2000, 3e-3),
-    "laplace": Method(laplace, 20, None, head=True),
-    "swag": Method(swag, 2000, 1e-3),
+    "low_rank": Method(low_rank, 2000, 3e-3, rank=10),
+    "laplace": Method(laplace, 20, head=True),
+    "swag": Method(swag, 2000, 1e-2, rank=20),
 }
 
 
@@ -62,7 +64,7 @@ def decoder_posterior(
     lr: float | None = None,
     batch_size: int = 128,
     num_particles: int = 1,
-    rank: int = 20,
+    rank: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> DecoderPosterior:
@@ -99,10 +101,11 @@ def decoder_posterior(
         prior_scale: s.
         steps: of the optimizer, 2000 unless told otherwise; of ``laplace``, steps of Newton's method at most, 20. Of
             ``swag`` about 5 K iterates are kept, evenly spaced.
-        lr: of Adam, 3e-3, which falls to a hundredth; of ``swag``, of SGD on the mean over rows in nats, 1e-3.
+        lr: of Adam, 3e-3 for means and ten times that for scales, both of which fall to a hundredth; of ``swag``, of
+            SGD on the mean over rows in nats, 1e-2.
         batch_size: rows in a step; of ``laplace``, rows in memory at once.
         num_particles: draws of z for each row, at each step; of ``laplace``, once for all.
-        rank: of ``low_rank``, and the K of ``swag``, at least 2.
+        rank: of ``low_rank``, 10, on which its time and memory depend; of ``swag``, its K, 20. At least 2.
         seed: of all draws; the user's random state and param store are left alone.
         progress: show a progress bar where it takes more than two seconds.
 
@@ -130,8 +133,9 @@ def decoder_posterior(
     weights = choose(weights or ("head" if chosen.head else "all"), WEIGHTS, "weights")
     if chosen.head and weights != "head":
         raise ValueError(f"weights: expected 'head' or None for method={method!r}, got {weights!r}. Choose mean_field.")
-    if chosen.lr is None and lr is not None:
-        raise ValueError(f"lr: expected None for method={method!r}, which has no learning rate, got {lr!r}")
+    for name, value in (("lr", lr), ("rank", rank)):
+        if getattr(chosen, name) is None and value is not None:
+            raise ValueError(f"{name}: expected None for method={method!r}, which has none, got {value!r}")
     names = _names(vae, weights, method)
     x = vae.check(x)
     condition = vae.check_condition(condition, len(x))
@@ -149,10 +153,10 @@ def decoder_posterior(
             names=names,
             prior_scale=positive(prior_scale, "prior_scale: expected"),
             steps=steps,
-            lr=positive(lr, "lr: expected") if lr is not None else chosen.lr or 0.0,
+            lr=0.0 if chosen.lr is None else positive(chosen.lr if lr is None else lr, "lr: expected"),
             batch_size=count(batch_size, "batch_size", 1),
             num_particles=count(num_particles, "num_particles", 1),
-            rank=count(rank, "rank", 2 if method == "swag" else 1),
+            rank=0 if chosen.rank is None else count(chosen.rank if rank is None else rank, "rank", 2),
             tick=bar.update,
         )
         fitted = chosen.fit(task)
