@@ -130,6 +130,10 @@ def test_batches_count_as_the_rows_they_stand_for():
         fixed = poutine.condition(model, {"weights": weights, "z": z[index]})
         return poutine.trace(fixed).get_trace(task, index).log_prob_sum()
 
+    mean = z @ weights[:6].view(3, 2).T + weights[6:]
+    terms = (weights, 0.0, PRIOR), (z, 0.0, 1.0), (exact.x, mean, SIGMA)
+    truth = sum(torch.distributions.Normal(loc, scale).log_prob(value).sum() for value, loc, scale in terms)
+    torch.testing.assert_close(log_joint(torch.arange(40)), truth)
     batches = [log_joint(index) for index in torch.randperm(40).split(8)]
     torch.testing.assert_close(torch.stack(batches).mean(), log_joint(torch.arange(40)))
     assert torch.stack(batches).std() > 1

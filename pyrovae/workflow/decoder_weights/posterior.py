@@ -43,7 +43,19 @@ class DecoderPosterior:
         method: how it was found.
         names: of the weights that have a posterior, as in ``vae.named_parameters()``.
         weights: q(W), of all of them in one vector ``(P,)`` in this order, with ``mean``, ``variance`` and ``sample``.
-        history: the objective at each step, in nats per row, higher is better.
+        history: the objective at each step, in nats per row, higher is better: of variational Bayes an estimate of the
+            ELBO with the KL of the weights, of the others the log-posterior of the weights.
+
+    >>> from pyrovae import decoder_posterior
+    >>> vae = VAE((4,), 2, likelihood="gaussian", decoder="mlp(hidden=[8])")
+    >>> x = torch.randn(30, 4)
+    >>> posterior = decoder_posterior(vae, x, method="mean_field", weights="head", steps=20)
+    >>> {name: tuple(draws.shape) for name, draws in posterior.sample(5).items()}
+    {'likelihood.head.weight': (5, 4, 8), 'likelihood.head.bias': (5, 4)}
+    >>> dict(posterior.reconstruct(x, num_draws=5).sizes)
+    {'draw': 5, 'row': 30, 'column': 4}
+    >>> posterior.log_marginal(x, num_draws=5, num_samples=20).value.shape
+    torch.Size([30])
     """
 
     def __init__(self, vae: VAE, method: str, names: tuple[str, ...], weights: Weights, history: list[float]) -> None:
