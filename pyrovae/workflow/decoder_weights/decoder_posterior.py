@@ -91,9 +91,10 @@ def decoder_posterior(
     is off, so is q(W). Everything is computed in evaluation mode. Weights are the parameters of the decoder network and
     its head that take a gradient; a likelihood's own, such as a shared scale, stay as they are. The VAE is left as it
     was. Weights of which the data say nothing (those of dead units) keep the prior, so ``prior_scale`` matters.
-    Draws of ``laplace`` can predict worse than the trained weights where features are many for the rows: its normal is
-    wide in directions in which the likelihood falls steeply on one side. Hold ``log_marginal`` of held-out rows against
-    `pyrovae.log_marginal` of the VAE.
+
+    An average over draws can predict worse than the trained weights, where weights are many for the rows and the prior
+    is wide: ``mean_field`` leaves most of them near the prior, and the normal of ``laplace`` is wide where the
+    likelihood falls steeply on one side. Hold ``log_marginal`` of held-out rows against `pyrovae.log_marginal`.
 
     Args:
         vae: the model, with independent rows and a posterior with a density.
