@@ -43,7 +43,14 @@ from pyrovae.piece import Piece
 from pyrovae.serialization import load, save
 from pyrovae.training import CompiledSVI, ex_post, fit
 from pyrovae.vae import VAE
-from pyrovae.workflow import CompiledNUTS, as_prior, export_decoder, sample_posterior
+from pyrovae.workflow import (
+    CompiledNUTS,
+    DecoderPosterior,
+    as_prior,
+    decoder_posterior,
+    export_decoder,
+    sample_posterior,
+)
 
 __version__ = _version("pyrovae")
 
@@ -53,6 +60,7 @@ __all__ = [
     "CompiledSVI",
     "Calibration",
     "Completeness",
+    "DecoderPosterior",
     "Diagnosis",
     "Disentanglement",
     "ElboComparison",
@@ -72,6 +80,7 @@ __all__ = [
     "completeness",
     "continuity",
     "datasets",
+    "decoder_posterior",
     "diagnose",
     "disentanglement",
     "elbos",
