@@ -13,11 +13,12 @@ from pyrovae.evaluation.evaluate import Evaluation, evaluate
 from pyrovae.evaluation.gaps import inference_gaps
 from pyrovae.evaluation.impute import impute
 from pyrovae.evaluation.latent_space import Completeness, completeness, continuity
-from pyrovae.evaluation.log_marginal import LogMarginal, log_marginal
+from pyrovae.evaluation.log_marginal import log_marginal
 from pyrovae.evaluation.outliers import outlier_scores
 from pyrovae.evaluation.predictive import PredictiveCheck, predictive_check
 from pyrovae.evaluation.psis import k_hat
 from pyrovae.evaluation.rate_distortion import rate_distortion
+from pyrovae.evaluation.weights import LogMarginal
 
 __all__ = [
     "DCI",

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pyrovae.evaluation.importance import CHUNK, checked, importance_terms, no_marginal
-from pyrovae.evaluation.log_marginal import log_mean_weight
 from pyrovae.evaluation.psis import k_hat
 from pyrovae.evaluation.units import ACTIVE, unit_variances
+from pyrovae.evaluation.weights import log_mean_weight
 from pyrovae.vae import VAE
 
 if TYPE_CHECKING:
