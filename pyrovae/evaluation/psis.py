@@ -67,18 +67,19 @@ def smooth(log_weights: Tensor) -> Smoothed:
     if draws < TOO_FEW:
         return Smoothed(log_weights, shapes)
     resolution = torch.finfo(log_weights.dtype).eps
-    ordered, places = log_weights.double().sort(dim=0)
-    top = ordered[-1]
     length = math.ceil(min(draws / 5, 3 * math.sqrt(draws)))
+    # From the cutoff to the greatest.
+    greatest, places = (part.flip(0) for part in log_weights.topk(length + 1, dim=0))
+    greatest, lowest = greatest.double(), log_weights.min(0).values.double()
+    top, tails = greatest[-1], greatest[1:].clone()
     # A cutoff of -inf or an underflowing one would put weights of zero into the tail.
-    cutoff = torch.exp((ordered[-length - 1] - top).clamp_min(math.log(torch.finfo(torch.float64).tiny)))
-    exceedances = torch.exp(ordered[-length:] - top) - cutoff
-    usable = torch.isfinite(top) & ~torch.isnan(ordered).any(0)
-    constant = usable & (top - ordered[0] <= 100 * resolution * top.abs().clamp_min(1))
+    cutoff = torch.exp((greatest[0] - top).clamp_min(math.log(torch.finfo(torch.float64).tiny)))
+    exceedances = torch.exp(greatest[1:] - top) - cutoff
+    usable = torch.isfinite(top) & ~torch.isnan(lowest)
+    constant = usable & (top - lowest <= 100 * resolution * top.abs().clamp_min(1))
     shapes[constant] = -math.inf
     # Ties at the cutoff shorten the tail, so rows are fitted together by the length of theirs.
     lengths = (exceedances > 0).sum(0)
-    tails = ordered[-length:].clone()
     for size in lengths[usable & ~constant].unique().tolist():
         chosen = usable & ~constant & (lengths == size)
         if size < 5:
@@ -87,8 +88,8 @@ def smooth(log_weights: Tensor) -> Smoothed:
         shapes[chosen], scale = _fit(exceedances[-size:, chosen])
         expected = cutoff[chosen] + _quantiles(shapes[chosen], scale, size)
         tails[-size:, chosen] = expected.log().clamp_max(0) + top[chosen]
-    smoothed = torch.where(torch.isfinite(shapes), tails, ordered[-length:]).to(log_weights.dtype)
-    return Smoothed(log_weights.scatter(0, places[-length:], smoothed), shapes)
+    smoothed = torch.where(torch.isfinite(shapes), tails, greatest[1:]).to(log_weights.dtype)
+    return Smoothed(log_weights.scatter(0, places[1:], smoothed), shapes)
 
 
 def _fit(tail: Tensor) -> tuple[Tensor, Tensor]:
