@@ -1,4 +1,4 @@
-"""A trained VAE inside a Bayesian workflow: draws of its posterior, its decoder as a prior, and as arrays."""
+"""A trained VAE inside a Bayesian workflow: draws of its posterior, its decoder as a prior, and as a file."""
 
 from pyrovae.workflow.as_prior import Field, as_prior
 from pyrovae.workflow.export_decoder import export_decoder
