@@ -13,11 +13,13 @@ from pyrovae.evaluation.evaluate import Evaluation, evaluate
 from pyrovae.evaluation.gaps import inference_gaps
 from pyrovae.evaluation.impute import impute
 from pyrovae.evaluation.latent_space import Completeness, completeness, continuity
-from pyrovae.evaluation.log_marginal import LogMarginal, log_marginal
+from pyrovae.evaluation.log_marginal import log_marginal
+from pyrovae.evaluation.loo_pit import LooPit, loo_pit
 from pyrovae.evaluation.outliers import outlier_scores
 from pyrovae.evaluation.predictive import PredictiveCheck, predictive_check
 from pyrovae.evaluation.psis import k_hat
 from pyrovae.evaluation.rate_distortion import rate_distortion
+from pyrovae.evaluation.weights import LogMarginal
 
 __all__ = [
     "DCI",
@@ -28,6 +30,7 @@ __all__ = [
     "ElboComparison",
     "Evaluation",
     "LogMarginal",
+    "LooPit",
     "PredictiveCheck",
     "Sandwich",
     "TrainingComparison",
@@ -47,6 +50,7 @@ __all__ = [
     "inference_gaps",
     "k_hat",
     "log_marginal",
+    "loo_pit",
     "mig",
     "outlier_scores",
     "predictive_check",

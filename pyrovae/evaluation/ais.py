@@ -10,7 +10,7 @@ from pyrovae.checks import trusted
 from pyrovae.evaluation.annealing import check_annealing, forward, path, pilot
 from pyrovae.evaluation.chains import check_chains, coordinates
 from pyrovae.evaluation.importance import CHUNK, checked
-from pyrovae.evaluation.log_marginal import LogMarginal, log_mean_weight
+from pyrovae.evaluation.weights import LogMarginal, log_mean_weight
 from pyrovae.modes import evaluating, frozen, isolated
 from pyrovae.training.batches import ordered
 from pyrovae.vae import VAE

@@ -14,7 +14,7 @@ from pyrovae.checks import count, trusted
 from pyrovae.evaluation.annealing import backward, check_annealing, forward, path, pilot
 from pyrovae.evaluation.chains import check_chains, coordinates
 from pyrovae.evaluation.importance import CHUNK
-from pyrovae.evaluation.log_marginal import log_mean_weight
+from pyrovae.evaluation.weights import log_mean_weight
 from pyrovae.modes import evaluating, frozen, isolated
 from pyrovae.training.batches import ordered
 from pyrovae.vae import VAE

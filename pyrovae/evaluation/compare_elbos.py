@@ -19,8 +19,9 @@ from pyrovae.checks import trusted
 from pyrovae.elbos import IWAE, Bound
 from pyrovae.evaluation.ais import ais
 from pyrovae.evaluation.importance import CHUNK, checked
-from pyrovae.evaluation.log_marginal import LogMarginal, log_marginal
+from pyrovae.evaluation.log_marginal import log_marginal
 from pyrovae.evaluation.memory import PeakMemory
+from pyrovae.evaluation.weights import LogMarginal
 from pyrovae.modes import isolated, training
 from pyrovae.vae import VAE
 

@@ -51,8 +51,8 @@ class Diagnosis:
     Attributes:
         checks: one check a row: value, threshold, flagged_where (above or below it), flagged, says, advice. A value is
             nan where the check is not defined for the model.
-        units: one latent unit (next to x) a row: variance and active as in `evaluate`, deviation (the posterior's sd,
-            mean over rows, in units of the aggregate posterior's) and ks (the greatest distance between the
+        units: one latent unit (next to x) a row: variance, active and kl as in `evaluate`, deviation (the posterior's
+            sd, mean over rows, in units of the aggregate posterior's) and ks (the greatest distance between the
             distribution functions of aggregate posterior and prior).
         gaps: as `inference_gaps` has them, of the first rows; None where no posterior can be fitted to a row.
         evaluation: of the rows whose densities are finite.

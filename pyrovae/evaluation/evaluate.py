@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pyrovae.evaluation.importance import CHUNK, checked, importance_terms, no_marginal
-from pyrovae.evaluation.log_marginal import log_mean_weight
 from pyrovae.evaluation.psis import k_hat
-from pyrovae.evaluation.units import ACTIVE, unit_variances
+from pyrovae.evaluation.units import ACTIVE, unit_kls, unit_variances
+from pyrovae.evaluation.weights import log_mean_weight
 from pyrovae.vae import VAE
 
 if TYPE_CHECKING:
@@ -29,8 +29,10 @@ class Evaluation:
     Attributes:
         rows: one row of data a row: elbo, reconstruction, kl, log_marginal, log_marginal_standard_error (Monte Carlo),
             in nats; k_hat; ess, the effective number of importance samples, :math:`(\sum w)^2 / \sum w^2`.
-        units: one latent unit a row: site (of several layers z1, z2, ...), variance (over rows, of the posterior mean)
-            and active.
+        units: one latent unit a row: site (of several layers z1, z2, ...), variance (over rows, of the posterior mean),
+            active, and kl, :math:`\operatorname{E}_x \mathrm{KL}(q(z_d \mid x) \,\Vert\, p(z_d))` in nats, of which z's
+            share of the KL of a row is the sum; in closed form where there is one, else over 100 draws. It is nan where
+            prior or posterior is no product over units.
         num_samples: draws for each row.
         discrete_size: the number of elements of a row where they are discrete, for bits/dim (of cells that are there,
             on average); None where they are not.
@@ -153,12 +155,14 @@ def evaluate(
         columns |= {name: [torch.full((len(x),), math.nan)] for name in undefined}
     rows = pd.DataFrame({name: torch.cat(parts).numpy() for name, parts in columns.items()})
     rows.index.name = "row"
-    variances = unit_variances(vae, x, condition)
+    variances, kls = unit_variances(vae, x, condition), unit_kls(vae, x, condition)
     units = pd.concat(
-        [pd.DataFrame({"site": site, "variance": values.numpy()}) for site, values in variances.items()],
+        [
+            pd.DataFrame({"site": site, "variance": values, "active": values > ACTIVE, "kl": kls[site]})
+            for site, values in variances.items()
+        ],
         ignore_index=True,
     )
-    units["active"] = units["variance"] > ACTIVE
     units.index.name = "unit"
     discrete = getattr(vae.likelihood.piece.support, "is_discrete", False)
     cells = float((~torch.isnan(x)).sum()) / len(x)

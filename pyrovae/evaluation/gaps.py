@@ -8,9 +8,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae.checks import count, trusted
-from pyrovae.evaluation.log_marginal import log_mean_weight
 from pyrovae.evaluation.psis import k_hat
 from pyrovae.evaluation.refine import LAST, many_log_weights, not_refinable, refine
+from pyrovae.evaluation.weights import log_mean_weight
 from pyrovae.modes import evaluating, isolated
 from pyrovae.training.batches import ordered
 from pyrovae.vae import VAE

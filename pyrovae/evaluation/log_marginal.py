@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from pyrovae.checks import count
+from pyrovae.evaluation.ais import ais
 from pyrovae.evaluation.importance import CHUNK, checked, importance_terms, no_marginal
+from pyrovae.evaluation.psis import TOO_FEW, smooth
+from pyrovae.evaluation.weights import LogMarginal, log_mean_weight
 from pyrovae.registry import choose
 from pyrovae.vae import VAE
 
-METHODS = ("importance",)
-
-
-class LogMarginal(NamedTuple):
-    """log p(x_n) in nats for each row n, and the Monte Carlo standard error of each; both of shape ``(N,)``."""
-
-    value: Tensor
-    standard_error: Tensor
-
-
-def log_mean_weight(log_weights: Tensor) -> LogMarginal:
-    r"""From log-weights ``(K, N)``: :math:`\log \frac1K \sum_k w_k` and its standard error by the delta method,
-
-    .. math:: \text{se} = \frac{1}{\sqrt K} \sqrt{\frac{1}{K - 1} \sum_k (w_k / \bar w - 1)^2}
-
-    which is the coefficient of variation of the weights over :math:`\sqrt K`; 0 for a single draw.
-
-    >>> log_mean_weight(torch.tensor([[1.0], [1.0]]))
-    LogMarginal(value=tensor([1.]), standard_error=tensor([0.]))
-    """
-    count = len(log_weights)
-    value = torch.logsumexp(log_weights, 0) - math.log(count)
-    squares = (torch.exp(log_weights - value) - 1).square().sum(0)
-    return LogMarginal(value, (squares / (count * max(count - 1, 1))).sqrt())
+DRAWS = {"importance": 5000, "psis": 5000, "ais": 16}
+"""The methods, and the weights of each row unless told otherwise."""
 
 
 def log_marginal(
@@ -43,7 +22,7 @@ def log_marginal(
     x: Tensor,
     condition: Tensor | None = None,
     *,
-    num_samples: int = 5000,
+    num_samples: int | None = None,
     method: str = "importance",
     seed: int = 0,
     chunk: int = CHUNK,
@@ -53,16 +32,24 @@ def log_marginal(
 
     .. math:: \log \frac1K \sum_{k=1}^K \frac{p(x, z_k)}{q(z_k \mid x)}, \qquad z_k \sim q(z \mid x).
 
-    The estimate is low on average, by about half its squared standard error, and rises to log p(x) with K: the
-    ``L_5000`` of Burda, Grosse & Salakhutdinov (2015), https://arxiv.org/abs/1509.00519. Where k-hat is above 0.7
-    (see `pyrovae.evaluate`) its standard error says too little.
+    - "importance": just so. The estimate is low on average, by about half its squared standard error, and rises to
+      log p(x) with K: the ``L_5000`` of Burda, Grosse & Salakhutdinov (2015), https://arxiv.org/abs/1509.00519.
+    - "psis": the largest weights are smoothed first (Vehtari et al. 2024, https://jmlr.org/papers/v25/19-556.html; see
+      `pyrovae.evaluation.psis.smooth`). The noise of a few great weights goes, and so does the bound: the mean of
+      smoothed weights may be on either side of p(x).
+    - "ais": `pyrovae.ais`, for rows of which the guide is far from the posterior; it has more options than these.
+
+    Standard errors are those of independent weights, by the delta method. That of "psis" is that of the weights as they
+    were before, which is about the size of its error, bias included, up to a k-hat of 0.6. Where k-hat is above 0.7
+    (see `pyrovae.evaluate`) those of "importance" and "psis" say too little.
 
     Args:
         vae: the model.
         x: data ``(N, *event_shape)``.
         condition: ``(N, condition_dim)``, for a conditional VAE.
-        num_samples: K.
-        method: "importance".
+        num_samples: K, the weights of each row: draws, at least 25 of them for "psis", or the chains of "ais". None is
+            5,000 draws or 16 chains.
+        method: "importance", "psis" or "ais".
         seed: of the draws; the random state of the user is left alone.
         chunk: draws times rows that go through the decoder at once; memory grows with it.
         progress: show a progress bar where it takes more than two seconds.
@@ -72,7 +59,8 @@ def log_marginal(
 
     Raises:
         ValueError: for data that the model does not take, an unknown method, or a model without a log p(x) of single
-            rows (a posterior that is a point, a prior that joins the rows).
+            rows (a posterior that is a point, a prior that joins the rows); for too few draws for "psis", or a z that
+            "ais" does not take.
         FloatingPointError: for a density that overflows.
 
     >>> vae = VAE((4,), 2, likelihood="gaussian")
@@ -80,12 +68,21 @@ def log_marginal(
     >>> value.shape
     torch.Size([3])
     """
-    choose(method, METHODS, "method")
+    choose(method, DRAWS, "method")
+    num_samples = DRAWS[method] if num_samples is None else count(num_samples, "num_samples", 1)
     if reason := no_marginal(vae):
         raise ValueError(f"log_marginal: expected independent rows and a posterior with a density, but {reason}")
+    if method == "ais":
+        return ais(vae, x, condition, num_chains=num_samples, seed=seed, chunk=chunk, progress=progress)
+    if method == "psis" and num_samples < TOO_FEW:
+        raise ValueError(
+            f"num_samples: expected at least {TOO_FEW} to fit a tail to, got {num_samples}. Draw more, or use "
+            'method="importance".'
+        )
     x, condition = checked(vae, x, condition, num_samples, chunk)
-    parts = [
-        log_mean_weight(terms.log_weights)
-        for _, terms in importance_terms(vae, x, condition, num_samples, seed=seed, chunk=chunk, progress=progress)
-    ]
+    parts = []
+    for _, terms in importance_terms(vae, x, condition, num_samples, seed=seed, chunk=chunk, progress=progress):
+        raw = log_mean_weight(terms.log_weights)
+        smoothed = log_mean_weight(smooth(terms.log_weights).log_weights) if method == "psis" else raw
+        parts.append((smoothed.value, raw.standard_error))
     return LogMarginal(*(torch.cat(part) for part in zip(*parts, strict=True)))

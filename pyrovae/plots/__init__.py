@@ -3,6 +3,7 @@
 from pyrovae.plots.elbos import plot_elbos, plot_training
 from pyrovae.plots.history import plot_history
 from pyrovae.plots.latent import plot_latent
+from pyrovae.plots.loo_pit import plot_loo_pit
 from pyrovae.plots.posteriors import plot_posteriors
 from pyrovae.plots.rate_distortion import plot_rate_distortion
 from pyrovae.plots.reconstructions import plot_reconstructions
@@ -17,6 +18,7 @@ __all__ = [
     "plot_elbos",
     "plot_history",
     "plot_latent",
+    "plot_loo_pit",
     "plot_posteriors",
     "plot_rate_distortion",
     "plot_reconstructions",

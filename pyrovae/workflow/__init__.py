@@ -1,5 +1,5 @@
 """A trained VAE inside a Bayesian workflow: draws of its posterior and of its decoder's weights, its decoder
-as a prior, and as arrays."""
+as a prior, and as a file."""
 
 from pyrovae.workflow.as_prior import Field, as_prior
 from pyrovae.workflow.compiled_nuts import CompiledNUTS

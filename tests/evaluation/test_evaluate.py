@@ -9,7 +9,7 @@ from torch import nn
 
 import pyrovae
 from pyrovae import VAE
-from pyrovae.evaluation.log_marginal import log_mean_weight
+from pyrovae.evaluation.weights import log_mean_weight
 
 ROWS = 40
 

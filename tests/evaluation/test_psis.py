@@ -8,6 +8,7 @@ import torch
 from scipy.stats import genpareto
 
 from pyrovae import k_hat
+from pyrovae.evaluation.psis import smooth
 
 
 def arviz_k(log_weights):
@@ -72,3 +73,50 @@ def test_rows_do_not_meet():
     together = k_hat(log_weights)
     for row in range(6):
         torch.testing.assert_close(k_hat(log_weights[:, row : row + 1])[0], together[row])
+
+
+@pytest.mark.parametrize("draws", [25, 100, 400, 999, 2500])
+def test_smoothed_weights_equal_arviz(draws):
+    arviz = pytest.importorskip("arviz")
+    if not hasattr(arviz, "psislw"):
+        pytest.skip("ArviZ 1.x has no psislw")
+    noise = torch.randn(draws, 12, dtype=torch.float64)
+    log_weights = noise * torch.tensor([0.1, 0.5, 1.0, 3.0] * 3) - 1000
+    ours, shapes = smooth(log_weights)
+    theirs, their_shapes = arviz.psislw(log_weights.T.numpy(), normalize=False)
+    np.testing.assert_allclose(ours.numpy().T, theirs, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(shapes.numpy(), their_shapes, rtol=1e-9)
+    # The noise of the greatest weights is gone, those below the tail and the order are as they were.
+    assert (ours != log_weights).any(0).all() and (ours <= log_weights.max(0).values).all()
+    assert torch.equal(ours.argsort(0)[: draws // 2], log_weights.argsort(0)[: draws // 2])
+
+
+def test_the_tail_is_that_of_the_generalised_pareto():
+    log_weights = torch.from_numpy(np.log(genpareto(0.3).rvs((10_000, 2), random_state=3)))
+    ours, shapes = smooth(log_weights)
+    sorted_ours, sorted_raw = ours.exp().sort(0).values.numpy(), log_weights.exp().sort(0).values.numpy()
+    size = 300  # 3 sqrt(K)
+    assert np.array_equal(sorted_ours[:-size], sorted_raw[:-size].astype(sorted_ours.dtype))
+    cutoff, tail = sorted_raw[-size - 1], sorted_ours[-size:]
+    places = (np.arange(size) + 0.5) / size
+    for row in range(2):
+        # Of a known shape only the scale is free, and a quantile of the smoothed tail gives it.
+        unit = genpareto(float(shapes[row])).ppf(places)
+        kept = tail[:, row] < tail[-1, row]
+        scale = (tail[0, row] - cutoff[row]) / unit[0]
+        np.testing.assert_allclose((tail[:, row] - cutoff[row])[kept], (scale * unit)[kept], rtol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_has_no_tail_is_not_smoothed(dtype):
+    log_weights = torch.randn(1000, 5, dtype=dtype)
+    log_weights[:, 0] = -87.3
+    log_weights[:, 1] = -math.inf
+    log_weights[3, 1] = 0.0
+    log_weights[4, 2] = math.nan
+    log_weights[:997, 3] = -5.0  # fewer than five in the tail
+    ours, shapes = smooth(log_weights)
+    assert shapes[0] == -math.inf and shapes[1] == shapes[3] == math.inf and shapes[2].isnan()
+    assert ours.dtype == dtype and torch.equal(ours[:, :4].nan_to_num(7.0), log_weights[:, :4].nan_to_num(7.0))
+    assert not torch.equal(ours[:, 4], log_weights[:, 4])
+    assert torch.equal(smooth(log_weights[:24]).log_weights.nan_to_num(7.0), log_weights[:24].nan_to_num(7.0))
