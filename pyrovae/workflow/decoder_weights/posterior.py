@@ -14,7 +14,8 @@ from pyrovae import hierarchy
 from pyrovae.checks import count, trusted
 from pyrovae.distributions import expectation
 from pyrovae.evaluation.importance import CHUNK, checked
-from pyrovae.evaluation.log_marginal import LogMarginal, log_marginal, log_mean_weight
+from pyrovae.evaluation.log_marginal import log_marginal
+from pyrovae.evaluation.weights import LogMarginal, log_mean_weight
 from pyrovae.inference_data import event_dims
 from pyrovae.modes import evaluating, isolated
 from pyrovae.training.batches import bounds
