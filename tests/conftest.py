@@ -56,6 +56,25 @@ def clean():
 
 
 @pytest.fixture
+def coarse_figures(monkeypatch):
+    """Figures are drawn once, in few pixels, without layout and axes, which take most of the time of a small run.
+
+    tests/test_plots.py looks at how figures are, and runs in tests/test_cli.py draw them in full.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    def coarsely(figure, path, **options):
+        figure.set_layout_engine("none")
+        figure.set_dpi(20)
+        for ax in figure.axes:
+            ax.set_axis_off()
+        FigureCanvasAgg(figure).print_png(path)
+
+    monkeypatch.setattr(Figure, "savefig", coarsely)
+
+
+@pytest.fixture
 def tiny():
     """Makes a small Gaussian VAE of 3 columns and 2 latent dimensions, the same at each call."""
 
