@@ -1,6 +1,7 @@
 """What all tests share: clean global state, small models, and a VAE whose every number is known in closed form."""
 
 import csv
+import gc
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,23 @@ TRIPLES = Path(__file__).parent / "results" / "triples.csv"
 
 if os.environ.get("PYTEST_XDIST_WORKER"):
     torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    """As many threads as processes: workers of xdist, and what tests start, take one each."""
+    if config.getoption("numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection():
+    """Thousands of tests are made, none of them garbage, which Python would look for among all of them each time."""
+    gc.disable()
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -53,6 +71,25 @@ def clean():
     torch.set_default_dtype(dtype)
     torch.distributions.Distribution.set_default_validate_args(flags)
     np.random.set_state(numpy_state)
+
+
+@pytest.fixture
+def coarse_figures(monkeypatch):
+    """Figures are drawn once, in few pixels, without layout and axes, which take most of the time of a small run.
+
+    tests/test_plots.py looks at how figures are, and runs in tests/test_cli.py draw them in full.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    def coarsely(figure, path, **options):
+        figure.set_layout_engine("none")
+        figure.set_dpi(20)
+        for ax in figure.axes:
+            ax.set_axis_off()
+        FigureCanvasAgg(figure).print_png(path)
+
+    monkeypatch.setattr(Figure, "savefig", coarsely)
 
 
 @pytest.fixture

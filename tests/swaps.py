@@ -162,18 +162,21 @@ TRIPLES = [
 ]
 
 
-def covering(triples):
-    """A few of the triples in which every pair of pieces that stands in any of them stands: greedy, always the same."""
-    wanted = {pair for triple in triples for pair in _pairs(triple)}
+def covering(triples, together=2):
+    """A few of the triples in which every pair of pieces that stands in any of them stands: greedy, always the same.
+
+    ``together=1``: every piece.
+    """
+    wanted = {group for triple in triples for group in _groups(triple, together)}
     chosen, left = [], list(triples)
     for gain in (3, 2, 1):
         for triple in left:
-            new = wanted & _pairs(triple)
+            new = wanted & _groups(triple, together)
             if len(new) >= gain:
                 chosen.append(triple)
                 wanted -= new
     return chosen
 
 
-def _pairs(triple):
-    return set(itertools.combinations(enumerate(triple), 2))
+def _groups(triple, together):
+    return set(itertools.combinations(enumerate(triple), together))

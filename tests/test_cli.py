@@ -23,6 +23,9 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+coarsely = pytest.mark.usefixtures("coarse_figures")
+
+
 def refused(capsys, *arguments):
     """The one line that a mistake leaves on stderr."""
     with pytest.raises(SystemExit) as stop:
@@ -33,7 +36,7 @@ def refused(capsys, *arguments):
     return lines[0]
 
 
-def test_fit_digits_leaves_a_whole_run(here, capsys):
+def test_fit_digits_leaves_a_whole_run(here, capsys, request):
     cli.main(["fit", "digits", *QUICK])
     printed = capsys.readouterr()
     assert "ELBO" in printed.err  # the progress bar
@@ -74,6 +77,7 @@ def test_fit_digits_leaves_a_whole_run(here, capsys):
     assert "non_finite" in capsys.readouterr().out and checks.loc["non_finite", "value"] == 0
 
     # The same command again makes a folder of its own, with the same numbers.
+    request.getfixturevalue("coarse_figures")
     cli.main(["fit", "digits", *QUICK])
     again = here / "runs" / "digits-2"
     state, other = (pyrovae.load(folder).state_dict() for folder in (run, again))
@@ -87,6 +91,7 @@ def test_fit_digits_leaves_a_whole_run(here, capsys):
     assert "expected two or more runs of different names" in refused(capsys, "compare", str(run), str(run))
 
 
+@coarsely
 def test_fit_a_table_from_a_file(here, capsys):
     frame = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 3)), columns=["a", "b", "c"])
     frame["kind"] = ["x", "y"] * 30
@@ -101,6 +106,7 @@ def test_fit_a_table_from_a_file(here, capsys):
     assert "bits_per_dim" not in json.loads((here / "there" / "metrics.json").read_text())
 
 
+@coarsely
 @pytest.mark.parametrize(("name", "likelihood"), [("iris", "gaussian"), ("linear_gaussian", "gaussian")])
 def test_the_likelihood_suits_the_data(here, name, likelihood):
     cli.main(["fit", name, "--out", "there", "--no-progress", *QUICK])
@@ -155,6 +161,7 @@ def test_fit_a_table_of_mixed_types_with_holes(here, capsys):
     )
 
 
+@coarsely
 @pytest.mark.parametrize("inference", ["bottom_up", "top_down"])
 def test_fit_two_layers(here, inference, capsys):
     cli.main(["fit", "iris", *QUICK, "--layers", "2", "--inference", inference, "--out", "there", "--no-progress"])
@@ -164,6 +171,7 @@ def test_fit_two_layers(here, inference, capsys):
     assert "active_units_z2" in json.loads((here / "there" / "metrics.json").read_text())
 
 
+@coarsely
 def test_fit_with_few_labels(here, capsys):
     cli.main(["fit", "iris", "--labels", "15", *QUICK, "--epochs", "40", "--out", "there", "--no-progress"])
     settings, vae, data = pipeline.reload("there")
@@ -178,6 +186,7 @@ def test_fit_with_few_labels(here, capsys):
     assert "labels: expected at most the 120" in refused(capsys, "fit", "iris", "--labels", "1000")
 
 
+@coarsely
 @pytest.mark.parametrize("sees", ["mask", "zero"])
 def test_fit_data_with_holes(here, sees):
     options = ["--sees", sees, "--elbo", "iwae", "--num-particles", "3", "--no-progress", *QUICK]
@@ -194,6 +203,7 @@ def test_fit_data_with_holes(here, sees):
     assert other.missing == sees and other.mechanism.logits.sign == 1
 
 
+@coarsely
 def test_a_table_with_a_hole_in_every_row_has_figures_too(here):
     frame = mixed_table(30)
     frame.loc[::2, "income"] = None
@@ -297,6 +307,7 @@ def test_a_crash_keeps_what_there_is(here, capsys):
     }
 
 
+@coarsely
 def test_a_run_goes_on(here, capsys):
     options = ["iris", "--out", "there", "--no-progress", "--resume", *QUICK]
     cli.main(["fit", *options])

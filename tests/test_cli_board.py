@@ -6,31 +6,33 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 from pyrovae import cli
 
-from swaps import CONDITIONAL, DATA, LATENT, LIKELIHOODS, POSTERIORS, PRIORS, fits, name  # isort: skip
+from swaps import (  # isort: skip
+    CONDITIONAL, DATA, LATENT, LIKELIHOODS, POSTERIORS, PRIORS, TRIPLES, covering, fits, name,
+)  # fmt: skip
 
 QUICK = ["--epochs", "1", "--num-samples", "30", "--export-rows", "4", "--export-draws", "3", "--no-progress"]
 QUICK += ["--encoder", "mlp(hidden=[8])", "--decoder", "mlp(hidden=[8])", "--latent-dim", str(LATENT)]
 ROWS = 40
 
-pytestmark = pytest.mark.filterwarnings("ignore:a relaxed Bernoulli is no density")
+# What needs labels, or leaves log p(x) open, is run by itself.
+ALONE = {*CONDITIONAL, "delta"}
+TOGETHER = covering(
+    [triple for triple in TRIPLES if "any Pyro distribution" not in triple and not ALONE & set(triple)], together=1
+)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:a relaxed Bernoulli is no density"),
+    pytest.mark.usefixtures("coarse_figures"),
+]
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Runs ``pyrovae fit`` on rows of a kind; returns the metrics of the run."""
     monkeypatch.chdir(tmp_path)
-    savefig = Figure.savefig
-
-    def coarsely(figure, *args, **kwargs):
-        # Most of the time here would go into layout and pixels, which tests/test_plots.py looks at.
-        figure.set_layout_engine("none")
-        savefig(figure, *args, **{**kwargs, "dpi": 20})
-
-    monkeypatch.setattr(Figure, "savefig", coarsely)
 
     def run(kind, *arguments):
         rng = np.random.default_rng(0)
@@ -53,31 +55,33 @@ def run(tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("prior", [prior for prior in PRIORS if prior != "any Pyro distribution"])
-def test_priors(run, prior):
+def test_every_piece_is_run():
+    pieces = {*PRIORS, *POSTERIORS, *LIKELIHOODS} - {"any Pyro distribution"}
+    assert {piece for triple in TOGETHER for piece in triple} == pieces - ALONE
+
+
+@pytest.mark.parametrize("triple", TOGETHER, ids=lambda triple: "-".join([*triple[:2], name(triple[2])]))
+def test_together(run, triple):
+    prior, posterior, likelihood = triple
+    kind = LIKELIHOODS[likelihood]
+    pieces = ["--prior", prior, "--posterior", posterior]
+    metrics = run(kind, *pieces, "--likelihood", "tabular" if kind == "table" else likelihood)
+    assert np.isfinite([metrics["elbo"], metrics["reconstruction"], metrics["log_marginal"]]).all()
+    cli.main(["sample", "run", "--n", "3"])
+    assert len(np.load("run/samples.npy")) == 3
+    saved = json.loads(Path("run/config.json").read_text())
+    assert [saved["model"][part]["name"] for part in ("prior", "posterior", "likelihood")] == list(map(name, triple))
+
+
+@pytest.mark.parametrize("prior", sorted(CONDITIONAL))
+def test_priors_that_take_a_condition(run, prior):
     posterior = next(posterior for posterior in POSTERIORS if fits(prior, posterior))
-    extra = ["--condition", "labels"] if prior in CONDITIONAL else []
-    if prior == "gp":
-        extra += ["--batch-size", str(ROWS)]
-    metrics = run("binary", "--prior", prior, "--posterior", posterior, *extra)
+    batch = ["--batch-size", str(ROWS)] if prior == "gp" else []
+    metrics = run("binary", "--prior", prior, "--posterior", posterior, "--condition", "labels", *batch)
     assert np.isfinite(metrics["elbo"])
     assert (metrics["log_marginal"] is None) == (prior == "gp")
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS)
-def test_posteriors(run, posterior):
-    prior = next(prior for prior in PRIORS if fits(prior, posterior))
-    metrics = run("binary", "--prior", prior, "--posterior", posterior)
-    assert (metrics["log_marginal"] is None) == (posterior == "delta")
-    assert np.isfinite(metrics["reconstruction"])
-
-
-@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=name)
-def test_likelihoods(run, likelihood):
-    kind = LIKELIHOODS[likelihood]
-    metrics = run(kind, "--likelihood", "tabular" if kind == "table" else likelihood)
-    assert np.isfinite(metrics["log_marginal"])
-    cli.main(["sample", "run", "--n", "3"])
-    assert len(np.load("run/samples.npy")) == 3
-    saved = json.loads(Path("run/config.json").read_text())
-    assert saved["model"]["likelihood"]["name"] == name(likelihood)
+def test_a_point(run):
+    metrics = run("binary", "--posterior", "delta")
+    assert metrics["log_marginal"] is None and np.isfinite(metrics["reconstruction"])

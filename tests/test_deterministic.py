@@ -101,7 +101,7 @@ def greatest_angle(a, b):
 def test_a_linear_autoencoder_spans_the_pca_space():
     """Baldi & Hornik, 1989, https://doi.org/10.1016/0893-6080(89)90014-2."""
     x = X
-    vae, weight = linear(x, 2, "delta", "gaussian(scale=1.0)", beta=0.0, epochs=1200, lr=5e-2)
+    vae, weight = linear(x, 2, "delta", "gaussian(scale=1.0)", beta=0.0, epochs=400, lr=5e-2)
     pca = PCA(2).fit(x)
     assert greatest_angle(weight, pca.components_.T) < 1e-3
     reconstructed = vae.reconstruct(torch.tensor(x)).numpy()
@@ -112,7 +112,7 @@ def test_a_linear_autoencoder_spans_the_pca_space():
 def test_maximum_likelihood_of_ppca():
     """Tipping & Bishop, 1999, https://doi.org/10.1111/1467-9868.00196; the exact posterior is within reach."""
     x = X
-    vae, weight = linear(x, 2, "full_rank", "gaussian", elbo="stl", epochs=1500, lr=3e-2)
+    vae, weight = linear(x, 2, "full_rank", "gaussian", elbo="stl", epochs=700, lr=5e-2)
     scale = vae.decode(torch.zeros(1, 2)).base_dist.scale.detach().flatten()[0].item()
     bias = vae.likelihood.head.bias.detach().numpy()
     covariance = weight @ weight.T + scale**2 * np.eye(x.shape[1])
