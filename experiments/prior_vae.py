@@ -346,7 +346,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-root", type=Path, default="data", help=f"folder that holds {FILE}")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for tables and figure")
-    parser.add_argument("--epochs", type=int, default=40, help=f"of {STEPS} batches of {BATCH} fresh draws")
+    parser.add_argument("--epochs", type=int, default=200, help=f"of {STEPS} batches of {BATCH} fresh draws")
     parser.add_argument("--warmup", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=2000, help="of a chain")
     parser.add_argument("--chains", type=int, default=1, help="one after the other; their seconds add up")
