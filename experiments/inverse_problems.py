@@ -166,21 +166,18 @@ def draw_guide(problem: Problem, y: Tensor, count: int) -> Tensor:
 @torch.no_grad()
 def coverage(problem: Problem, vae: pyrovae.VAE, truth: Tensor, y: Tensor, draws: dict[str, Tensor]) -> pd.DataFrame:
     """Of each method's draws of z, how often their predictive intervals hold sums of blocks, and how far means are."""
-    blocks = {}
-    means = {}
+    unseen = torch.isnan(y) if problem.hides else torch.ones_like(y, dtype=torch.bool)
+    target, blocks, rmse = sums(truth * unseen), {}, {}
     for method, z in draws.items():
         p = torch.cat([vae.decode(part).base_dist.mean for part in z.split(50)])
         x = torch.bernoulli(p) if problem.hides else p
-        unseen = torch.isnan(y) if problem.hides else torch.ones_like(y, dtype=torch.bool)
         blocks[method] = sums(x * unseen)
-        means[method] = p.mean(0)
-        target = sums(truth * unseen)
-        means[method, "rmse"] = float(((p.mean(0) - truth)[unseen]).square().mean().sqrt())
+        rmse[method] = float(((p.mean(0) - truth)[unseen]).square().mean().sqrt())
     free = blocks["nuts"].std(0) > 0.1
     rows = []
     for method in draws:
         pit = rank(blocks[method], target)
-        row = {"method": method, "rmse": means[method, "rmse"]}
+        row = {"method": method, "rmse": rmse[method]}
         for level in LEVELS:
             inside = ((pit - 0.5).abs() <= level / 2).float()
             share = (inside * free).sum(1) / free.sum(1)

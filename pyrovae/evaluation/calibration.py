@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae.checks import count, trusted
-from pyrovae.evaluation.importance import CHUNK, no_marginal
+from pyrovae.evaluation.importance import CHUNK, check_marginal
 from pyrovae.evaluation.uniformity import band, cumulative, p_values, two_sided
 from pyrovae.modes import evaluating, isolated
 from pyrovae.training.batches import bounds
@@ -248,8 +248,7 @@ def sbc(
     count(num_simulations, "num_simulations", 1)
     count(num_draws, "num_draws", LEAST_DRAWS)
     count(chunk, "chunk", 1)
-    if reason := no_marginal(vae):
-        raise ValueError(f"sbc: expected independent rows and a posterior with a density, but {reason}")
+    check_marginal(vae, "sbc")
     if vae.label is not None and condition is not None:
         raise ValueError("condition: expected None, because the label is drawn with z and ranked as it is")
     condition = vae.check_condition(condition, num_simulations)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Transform, constraints, identity_transform
 
 from pyrovae.distributions import base, bijection
-from pyrovae.evaluation.importance import no_marginal
+from pyrovae.evaluation.importance import check_marginal
 from pyrovae.vae import VAE
 
 TARGET = 0.65
@@ -24,8 +24,7 @@ Density = Callable[[Tensor], Tensor]
 def check_chains(vae: VAE, name: str, remedy: str) -> None:
     """Raise a ValueError, in the name of a function, unless z is one vector for each row, independent of other rows',
     and the only latent site; whether it is continuous `coordinates` finds out."""
-    if reason := no_marginal(vae):
-        raise ValueError(f"{name}: expected independent rows and a posterior with a density, but {reason}")
+    check_marginal(vae, name)
     if vae.prior.has("deep"):
         raise ValueError(f"{name}: expected one layer of latents, got {', '.join(vae.sites)}. {remedy}")
     if vae.label is not None:

@@ -33,6 +33,12 @@ def no_marginal(vae: VAE) -> str | None:
     return None
 
 
+def check_marginal(vae: VAE, name: str) -> None:
+    """Raise a ValueError, in the name of a function, where there is no log p(x_n) of single rows."""
+    if reason := no_marginal(vae):
+        raise ValueError(f"{name}: expected independent rows and a posterior with a density, but {reason}")
+
+
 def rows_at_once(vae: VAE, rows: int, draws: int, chunk: int) -> int:
     """Rows that fit into ``chunk`` with ``draws`` each; all of them where they depend on one another."""
     return rows if vae.prior.has("joint") else max(1, chunk // draws)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from pyrovae.checks import count, trusted
 from pyrovae.distributions import OrderedLogistic, Product, expectation
-from pyrovae.evaluation.importance import CHUNK, checked, no_marginal, rows_at_once
+from pyrovae.evaluation.importance import CHUNK, check_marginal, checked, rows_at_once
 from pyrovae.mechanism import DRAWN
 from pyrovae.modes import evaluating, isolated
 from pyrovae.training.batches import ordered
@@ -78,8 +78,7 @@ def impute(
             f"impute: expected a model that knows missing cells, got the likelihood "
             f"{type(vae.likelihood.piece).__name__}. Build the VAE with missing='mask', or with likelihood='tabular'."
         )
-    if reason := no_marginal(vae):
-        raise ValueError(f"impute: expected independent rows and a posterior with a density, but {reason}")
+    check_marginal(vae, "impute")
     x, condition = checked(vae, x, condition, num_samples, chunk)
     filled = x.expand(*([] if draws is None else [draws]), *x.shape).clone()
     with (

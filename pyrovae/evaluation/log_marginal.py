@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyrovae.checks import count
 from pyrovae.evaluation.ais import ais
-from pyrovae.evaluation.importance import CHUNK, checked, importance_terms, no_marginal
+from pyrovae.evaluation.importance import CHUNK, check_marginal, checked, importance_terms
 from pyrovae.evaluation.psis import TOO_FEW, smooth
 from pyrovae.evaluation.weights import LogMarginal, log_mean_weight
 from pyrovae.registry import choose
@@ -70,8 +70,7 @@ def log_marginal(
     """
     choose(method, DRAWS, "method")
     num_samples = DRAWS[method] if num_samples is None else count(num_samples, "num_samples", 1)
-    if reason := no_marginal(vae):
-        raise ValueError(f"log_marginal: expected independent rows and a posterior with a density, but {reason}")
+    check_marginal(vae, "log_marginal")
     if method == "ais":
         return ais(vae, x, condition, num_chains=num_samples, seed=seed, chunk=chunk, progress=progress)
     if method == "psis" and num_samples < TOO_FEW:

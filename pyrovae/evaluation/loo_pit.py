@@ -20,7 +20,7 @@ from pyrovae.distributions import Product
 from pyrovae.distributions.observed import log_prob_of_observed
 from pyrovae.elbos.draws import draw
 from pyrovae.evaluation.evaluate import TRUSTED_K
-from pyrovae.evaluation.importance import CHUNK, checked, no_marginal, rows_at_once
+from pyrovae.evaluation.importance import CHUNK, check_marginal, checked, rows_at_once
 from pyrovae.evaluation.psis import TOO_FEW, smooth
 from pyrovae.evaluation.uniformity import band, cumulative, p_values
 from pyrovae.modes import evaluating, isolated
@@ -215,8 +215,7 @@ def loo_pit(
     count(num_samples, "num_samples", TOO_FEW)
     if not 0 < alpha < 1:
         raise ValueError(f"alpha: expected a probability above 0 and below 1, such as 0.05, got {alpha!r}")
-    if reason := no_marginal(vae):
-        raise ValueError(f"loo_pit: expected independent rows and a posterior with a density, but {reason}")
+    check_marginal(vae, "loo_pit")
     if vae.mechanism is not None:
         raise ValueError("loo_pit: expected no mechanism, by which a cell that is there says something of its value")
     x, condition = checked(vae, x, condition, num_samples, chunk)

@@ -12,6 +12,7 @@ from torch.distributions import Distribution, Independent, TransformedDistributi
 
 from pyrovae.checks import trusted
 from pyrovae.distributions import moments
+from pyrovae.elbos.draws import draw
 from pyrovae.modes import evaluating, isolated
 from pyrovae.training.batches import ordered
 from pyrovae.vae import VAE
@@ -89,13 +90,11 @@ def _kls(vae: VAE, x: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
 
 def _drawn_kls(vae: VAE, x: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
     """The KL of each row and unit, ``(B, D)``, of each site, from draws of all of them."""
-    with pyro.plate("particles", DRAWS, dim=-2):
-        guide = poutine.trace(vae.guide).get_trace(x, condition)
-        model = poutine.trace(poutine.replay(vae.model, trace=guide)).get_trace(x, condition)
+    draws = draw(vae.model, vae.guide, (x, condition), {}, DRAWS, nesting=1)
     found = {}
     for site in vae.sites:
-        z = guide.nodes[site]["value"]
-        q, p = (_units(trace.nodes[site]["fn"]) for trace in (guide, model))
+        z = draws.guide_sites[site]["value"]
+        q, p = (_units(sites[site]["fn"]) for sites in (draws.guide_sites, draws.model_sites))
         if q is None or p is None:
             found[site] = z.new_full((len(x), z.shape[-1]), math.nan)
         else:

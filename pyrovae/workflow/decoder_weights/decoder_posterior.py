@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from pyrovae.checks import count, trusted
 from pyrovae.distributions import positive
-from pyrovae.evaluation.importance import no_marginal
+from pyrovae.evaluation.importance import check_marginal
 from pyrovae.modes import isolated
 from pyrovae.registry import choose
 from pyrovae.vae import VAE
@@ -170,8 +170,7 @@ def decoder_posterior(
 
 def _check(vae: VAE) -> None:
     """Raise a ValueError for a model that is not one of independent rows with no other sites than z and x."""
-    if reason := no_marginal(vae):
-        raise ValueError(f"decoder_posterior: expected independent rows and a posterior with a density, but {reason}")
+    check_marginal(vae, "decoder_posterior")
     if vae.label is not None:
         raise ValueError(
             "decoder_posterior: expected no label, which is a site of its own. Train with the label as the condition."
