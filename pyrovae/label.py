@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pyro
 import torch
 import torch.nn.functional as F
 from pyro import poutine
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pyrovae import posteriors, priors
-from pyrovae.checks import as_rows, check_values, count, is_trusted
+from pyrovae.checks import as_rows, count, is_trusted
 from pyrovae.conditional import Conditional
 from pyrovae.distributions import Known, centre
 
@@ -138,36 +136,6 @@ def encode(labels: Any, kind: int | str, rows: int | None, like: Tensor) -> Tens
     if rows is not None and len(values) not in (1, rows):
         raise ValueError(f"labels: expected {rows} rows, as x has, got {len(values)}")
     return values if rows is None else values.expand(rows, -1)
-
-
-def check_condition(
-    condition: Any,  # noqa: ANN401
-    size: int,
-    kind: int | str | None,
-    rows: int | None,
-    like: Tensor,
-) -> Tensor | None:
-    """A condition as a tensor ``(rows, size)``, one row standing for all; None where ``size`` is 0. Classes ``(N,)``
-    become indicators; of a ``kind`` of label, it is that (see `encode`).
-
-    Raises:
-        ValueError: if it is missing, not wanted, of another shape, or not finite.
-    """
-    if kind is not None:
-        return encode(condition, kind, rows, like)
-    if condition is None and size:
-        raise ValueError(f"condition: expected shape (B, {size}), got None")
-    if condition is None:
-        return None
-    if not size:
-        raise ValueError("condition: expected None, because this VAE was built with condition_dim=0")
-    if size > 1 and np.ndim(condition) == 1 and not torch.as_tensor(condition).is_floating_point():
-        condition = encode(condition, size, None, like)
-    condition = as_rows(condition, (size,), "condition", like)
-    check_values(condition, constraints.real, name="condition")
-    if rows is not None and len(condition) not in (1, rows):
-        raise ValueError(f"condition: expected {rows} rows, as x has, got {len(condition)}")
-    return condition if rows is None else condition.expand(rows, -1)
 
 
 def _split(y: Tensor) -> tuple[Tensor, Tensor]:

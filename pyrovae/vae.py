@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import pyro
 import torch
 from pyro.distributions import TorchDistribution
@@ -16,16 +14,14 @@ from torch.distributions import Distribution
 from pyrovae import corruptions, hierarchy, likelihoods, networks, posteriors, priors, registry
 from pyrovae import label as labels
 from pyrovae import mechanism as mechanisms
-from pyrovae.checks import as_rows, check_one_kind, check_values, choose_all, count, shape
+from pyrovae.checks import as_rows, check_one_kind, check_values, count, shape
+from pyrovae.condition import NETWORKS, Condition
 from pyrovae.conditional import Conditional, check_same_support
 from pyrovae.distributions import centre, expectation
 from pyrovae.modes import evaluating
 from pyrovae.parameters import register
 from pyrovae.piece import Piece
 
-NETWORKS = ("encoder", "decoder")
-IMAGE_FEATURES = 256
-"""What a network of the library is told of a condition that is an image."""
 HEAD_GAIN = 0.3
 """What the first weights of the decoder's head are multiplied by."""
 
@@ -113,19 +109,9 @@ class VAE(nn.Module):
     ) -> None:
         super().__init__()
         self.inference = registry.choose(inference, hierarchy.DIRECTIONS, "inference")
-        if label is not None:
-            if condition_dim not in (0, labels.width(label)):
-                raise ValueError(f"condition_dim: expected 0, because the label is the condition, got {condition_dim}")
-            condition_dim = labels.width(label)
-        self.condition_shape = None if condition_shape is None else tuple(shape(condition_shape))
-        if self.condition_shape is not None:
-            size = math.prod(self.condition_shape)
-            if label is not None or condition_dim not in (0, size) or len(self.condition_shape) != 3:
-                raise ValueError(
-                    f"condition_shape: expected (channels, height, width), no label, and condition_dim 0 or "
-                    f"their product, got {self.condition_shape} and condition_dim={condition_dim}"
-                )
-            condition_dim = size
+        self._condition = Condition(condition_dim, condition_shape, condition_on, label)
+        self.condition_dim, self.condition_shape = self._condition.dim, self._condition.image_shape
+        self.condition_on = self._condition.on
         if isinstance(latent_dim, Sequence):
             latent_dim, *above = latent_dim or [0]
             parts = {"encoder": encoder, "decoder": decoder, "posterior": posterior}
@@ -135,13 +121,11 @@ class VAE(nn.Module):
                 each = {name: [layer[name] for layer in layers] for name in parts}
                 prior = VAE(
                     (latent_dim,), above, prior=prior, likelihood="gaussian(scale=network)", **each,
-                    condition_dim=condition_dim, condition_shape=condition_shape, condition_on=condition_on,
+                    condition_dim=self.condition_dim, condition_shape=condition_shape, condition_on=condition_on,
                     inference=inference,
                 )  # fmt: skip
         self.event_shape = shape(event_shape)
         self.latent_dim = count(latent_dim, "latent_dim", 1)
-        self.condition_dim = count(condition_dim, "condition_dim", 0)
-        self.condition_on = choose_all(condition_on, NETWORKS, "condition_on")
         z_shape = (self.latent_dim,)
 
         likelihood, posterior = likelihoods.make(likelihood), posteriors.make(posterior)
@@ -153,20 +137,20 @@ class VAE(nn.Module):
         seen = self.event_shape if features is None else features(torch.zeros(2, *self.event_shape)).shape[1:]
         self.label, self.label_weight, self.y = label, label_weight, None
         if label is not None:
-            network = self._network("classifier", classifier, seen, (condition_dim,))
+            network = self._network("classifier", classifier, seen, (self.condition_dim,))
             self.y = labels.make(label, network, label_weight, self.event_shape, features=features)
         encoder = self._network("encoder", encoder, seen, z_shape)
         decoder = self._network("decoder", decoder, z_shape, self.event_shape)
         if isinstance(prior, hierarchy.Deep):
             self.prior = prior
         else:
-            image = None if self.condition_shape is None else nn.Unflatten(-1, self.condition_shape)
+            shapes = (self.condition_dim,), z_shape
             network = self._prior_network(prior)
-            self.prior = self._conditional("prior", prior, network, (condition_dim,), z_shape, features=image)
+            self.prior = self._conditional("prior", prior, network, *shapes, features=self._condition.image())
         # A prior that is bound to the posterior lives where that does.
-        target = None if hasattr(prior, "bind") else self.prior.example(condition_dim).support
+        target = None if hasattr(prior, "bind") else self.prior.example(self.condition_dim).support
         self.likelihood = self._conditional("decoder", likelihood, decoder, z_shape, self.event_shape)
-        self.mechanism = mechanisms.make(mechanism, self.likelihood, self.missing, condition_dim)
+        self.mechanism = mechanisms.make(mechanism, self.likelihood, self.missing, self.condition_dim)
         self.posterior = self._conditional(
             "encoder", posterior, encoder, self.event_shape, z_shape, features=features, support=target,
             corruption=corruptions.make(corruption),
@@ -183,7 +167,7 @@ class VAE(nn.Module):
             self.likelihood.head.weight.mul_(HEAD_GAIN)
         self.prior.to(self.likelihood.head.weight)
         check_one_kind(self)
-        ours, theirs = (part.example(condition_dim).support for part in (self.prior, self.posterior))
+        ours, theirs = (part.example(self.condition_dim).support for part in (self.prior, self.posterior))
         check_same_support(self.prior, ours, self.posterior, theirs)
 
     def _network(
@@ -196,20 +180,8 @@ class VAE(nn.Module):
             name,
             in_shape=torch.Size(in_shape),
             event_shape=torch.Size(event_shape),
-            condition_dim=self._width() if name in self.condition_on else 0,
+            condition_dim=self._condition.width(name),
         )
-
-    def _width(self) -> int:
-        """How many numbers a network of the library is given of the condition."""
-        return self.condition_dim if self.condition_shape is None else IMAGE_FEATURES
-
-    def _sight(self, network: nn.Module | None) -> nn.Module | None:
-        """What makes of a flat condition what a network takes."""
-        if self.condition_shape is None:
-            return None
-        image = nn.Unflatten(-1, self.condition_shape)
-        ours = type(network) in {*networks.ENCODERS.values(), *networks.DECODERS.values()}
-        return nn.Sequential(image, networks.Conv(self.condition_shape, features=IMAGE_FEATURES)) if ours else image
 
     def _prior_network(self, prior: Piece) -> nn.Module | None:
         """The network of a prior that depends on the condition."""
@@ -227,7 +199,7 @@ class VAE(nn.Module):
     ) -> Conditional:
         """One of the three conditional distributions."""
         if name in self.condition_on:
-            options |= {"condition_dim": self.condition_dim, "sight": self._sight(network)}
+            options |= {"condition_dim": self.condition_dim, "sight": self._condition.sight(network)}
         return Conditional(piece, network, *shapes, name=name, **options)
 
     # The probabilistic program
@@ -439,9 +411,7 @@ class VAE(nn.Module):
         Raises:
             ValueError: if it is missing, not wanted, of another shape, or not finite.
         """
-        if self.condition_shape is not None and np.ndim(condition) > 2:
-            condition = as_rows(condition, self.condition_shape, "condition", self.like).flatten(1)
-        return labels.check_condition(condition, self.condition_dim, self.label, rows, self.like)
+        return self._condition.check(condition, rows, self.like)
 
     def _rows(
         self, x: Tensor | None, condition: Tensor | None, size: int | None

@@ -29,6 +29,7 @@ LAYERS = [
     "conditional",
     "hierarchy",
     "label",
+    "condition",
     "mechanism",
     "vae",
     "elbos",
