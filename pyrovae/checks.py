@@ -88,9 +88,11 @@ def as_rows(values: Any, event_shape: Sequence[int], name: str = "x", like: Tens
             # A copy where strides are negative or memory is read-only, neither of which torch takes.
             values = torch.as_tensor(values.copy() if isinstance(values, np.ndarray) else values)
         except (TypeError, ValueError, RuntimeError) as error:
+            splits = hasattr(values, "train") and hasattr(values, "test")
+            remedy = "Pass one of its splits, such as data.train." if splits else "Encode text and categories as numbers."
             raise ValueError(
                 f"{name}: expected numbers of shape (N, {_inside(event_shape)}), got {type(values).__name__} "
-                f"that does not convert to a tensor ({error}). Encode text and categories as numbers first."
+                f"that does not convert to a tensor ({error}). {remedy}"
             ) from error
     if values.is_complex() or values.is_quantized:
         raise ValueError(f"{name}: expected real numbers (float, integer or bool), got dtype {values.dtype}")

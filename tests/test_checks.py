@@ -140,6 +140,7 @@ SHAPES = {
     "objects": (np.array([[1, None, "x"]], dtype=object), ["expected numbers of shape (N, 3), got ndarray"]),
     "dates": (np.array([["2020-01-01"] * 3], dtype="datetime64[D]"), ["expected numbers of shape (N, 3)"]),
     "a list of words": ([["a", "b", "c"]], ["expected numbers of shape (N, 3), got list"]),
+    "a data set": (pyrovae.datasets.load("digits"), ["expected numbers of shape (N, 3), got Dataset", "data.train"]),
     "ragged": ([[1.0, 0.0, 1.0], [1.0]], ["expected numbers of shape (N, 3), got list"]),
     "a frame with text": (pd.DataFrame({"a": [1, 0], "b": [0, 1], "c": ["x", "y"]}), ["got DataFrame", "Encode text"]),
 }
