@@ -88,8 +88,9 @@ def as_rows(values: Any, event_shape: Sequence[int], name: str = "x", like: Tens
             # A copy where strides are negative or memory is read-only, neither of which torch takes.
             values = torch.as_tensor(values.copy() if isinstance(values, np.ndarray) else values)
         except (TypeError, ValueError, RuntimeError) as error:
-            splits = hasattr(values, "train") and hasattr(values, "test")
-            remedy = "Pass one of its splits, such as data.train." if splits else "Encode text and categories as numbers."
+            remedy = "Encode text and categories as numbers first."
+            if hasattr(values, "train") and hasattr(values, "test"):
+                remedy = "Pass one of its splits, such as data.train."
             raise ValueError(
                 f"{name}: expected numbers of shape (N, {_inside(event_shape)}), got {type(values).__name__} "
                 f"that does not convert to a tensor ({error}). {remedy}"

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from pyrovae.checks import trusted
+from pyrovae.training.rewrites import rewrite
 
 
 class NotTraceable(Exception):
@@ -88,8 +89,7 @@ class Traced:
         except Exception as error:
             raise _not_traceable(error) from error
         closed = _lift(graph)
-        graph.graph.eliminate_dead_code()
-        graph.recompile()
+        rewrite(graph)
         try:
             compiled = _inductor(graph, [*tensors, *closed])
         except Exception as error:

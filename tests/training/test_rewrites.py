@@ -1,0 +1,137 @@
+"""Graphs in other forms have the numbers that they had, up to rounding, and are in those forms."""
+
+import math
+
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import torch
+from scipy.special import log_expit
+from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+
+import pyrovae
+from pyrovae import elbos
+from pyrovae.training import traced
+from pyrovae.training.rewrites import FACTORS, _factors
+
+aten = torch.ops.aten
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Graphs are run operation by operation, and kept."""
+    made = []
+
+    def compiled(graph, inputs):
+        made.append(graph)
+        return graph
+
+    monkeypatch.setattr(traced, "_inductor", compiled)
+    return made
+
+
+def count(graph, target):
+    return sum(node.target is target for node in graph.graph.nodes)
+
+
+def log_bernoulli(logits, x):
+    """Of each row, and its gradient."""
+    logits = logits.detach().requires_grad_()
+    value = dist.Bernoulli(logits=logits).to_event(logits.ndim - 1).log_prob(x)
+    return value, *torch.autograd.grad(value.sum(), logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(784,), (1, 28, 28), (64,), (12,), (2, 3), (2,)], ids=str)
+def test_log_bernoulli(graphs, shape, dtype):
+    """Against scipy's logs of probabilities, in float64."""
+    logits = 4 * torch.randn(5, *shape, dtype=dtype)
+    logits[0], logits[1], logits[2] = 0.0, 1e3, -1e3
+    x = (torch.rand(5, *shape) < 0.5).to(dtype)
+    value, gradient = traced.Traced(log_bernoulli)(logits, x)
+    assert count(graphs[0], aten.prod.dim_int) == 1
+    assert not count(graphs[0], aten.binary_cross_entropy_with_logits.default)
+    exact = log_expit(torch.where(x == 1, logits, -logits).double().flatten(1).numpy()).sum(1)
+    eps = torch.finfo(dtype).eps
+    np.testing.assert_allclose(value.double(), exact, rtol=4 * eps, atol=4 * math.prod(shape) * eps)
+    torch.testing.assert_close(gradient, x - torch.sigmoid(logits))
+
+
+@pytest.mark.parametrize("size", [1, 17, 787])
+def test_what_has_no_divisor_stays_as_it_is(graphs, size):
+    logits, x = torch.randn(3, size), torch.ones(3, size)
+    value, _ = traced.Traced(log_bernoulli)(logits, x)
+    assert count(graphs[0], aten.binary_cross_entropy_with_logits.default) == 1
+    assert torch.equal(value, dist.Bernoulli(logits=logits).to_event(1).log_prob(x))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a, x: cross_entropy(a, x, x + 1, reduction="none").neg(),
+        lambda a, x: cross_entropy(a, x, pos_weight=x, reduction="none").neg(),
+        lambda a, x: cross_entropy(a, x, reduction="none"),
+        lambda a, x: a.exp().neg(),
+    ],
+    ids=["weighted", "weighted ones", "a loss", "no entropy"],
+)
+def test_other_sums_stay_as_they_are(graphs, function):
+    def summed(logits, x):
+        return (function(logits, x).reshape(3, 8).sum(-1),)
+
+    logits, x = torch.randn(3, 2, 4), (torch.rand(3, 2, 4) < 0.5).float()
+    (value,) = traced.Traced(summed)(logits, x)
+    assert not count(graphs[0], aten.prod.dim_int)
+    assert torch.equal(value, summed(logits, x)[0])
+
+
+def test_a_sum_over_another_dimension_stays_as_it_is(graphs):
+    def summed(logits, x):
+        return (dist.Bernoulli(logits=logits).log_prob(x).view(4, 6).sum(0),)
+
+    logits, x = torch.randn(4, 6), torch.ones(4, 6)
+    assert torch.equal(traced.Traced(summed)(logits, x)[0], summed(logits, x)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_tanh(graphs, dtype):
+    def both(a):
+        a = a.detach().requires_grad_()
+        value = torch.tanh(a)
+        return value, *torch.autograd.grad(value.sum(), a)
+
+    a = torch.cat([torch.linspace(-30, 30, 20_001), torch.tensor([-torch.inf, -1e30, 0.0, 1e-6, 1e30, torch.inf])])
+    value, gradient = traced.Traced(both)(a.to(dtype))
+    assert not count(graphs[0], aten.tanh.default)
+    eps = torch.finfo(dtype).eps
+    assert (value - torch.tanh(a.to(dtype))).abs().max() <= 3 * eps
+    assert (gradient - both(a.to(dtype))[1]).abs().max() <= 8 * eps
+
+
+def test_a_tensor_elsewhere_stays_as_it_is(graphs):
+    traced.Traced(lambda a: (torch.tanh(a),))(torch.ones(3, device="meta"))
+    assert count(graphs[0], aten.tanh.default) == 1
+
+
+def test_factors():
+    for size in range(1, 2000):
+        factors = _factors(size)
+        assert size % factors == 0 and 1 <= factors <= FACTORS
+    assert _factors(784) == 14 and _factors(64) == 8 and _factors(17) == 1
+
+
+def test_a_vae_has_both():
+    """Machine code too: log p(x, z) and log q(z | x) of a VAE are those of Pyro, by the same draws."""
+    vae = pyrovae.VAE(
+        (1, 28, 28), 5, encoder="mlp(hidden=[9], activation=tanh)", decoder="mlp(hidden=[9], activation=tanh)"
+    )
+    x = (torch.rand(3, 1, 28, 28) < 0.3).float()
+
+    def terms(x):
+        return tuple(elbos.terms(vae.model, vae.guide, x, None, 4))
+
+    torch.manual_seed(1)
+    found = traced.Traced(terms)(x)
+    torch.manual_seed(1)
+    for ours, theirs in zip(found, terms(x), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=1e-4)
