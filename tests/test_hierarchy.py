@@ -61,11 +61,12 @@ def exact(inference, stretch=1.0, move=0.0):
     slope = variance * ABOVE / seen * eye
     put(above.posterior, slope, -slope @ SHIFT + move, stretch * variance.sqrt())
     covariance = (weight * (ABOVE.square() + NOISE**2)) @ weight.T + SCALE**2 * torch.eye(D, dtype=FLOAT64)
-    log_prob = stats.multivariate_normal((weight @ SHIFT + bias).numpy(), covariance.numpy()).logpdf(x.numpy())
+    normal = stats.multivariate_normal((weight @ SHIFT + bias).numpy(), covariance.numpy())
     gain = torch.linalg.inv(covariance) @ weight
     mean_z1 = SHIFT + (x - weight @ SHIFT - bias) @ gain * (ABOVE.square() + NOISE**2)
     mean_z2 = (x - weight @ SHIFT - bias) @ gain * ABOVE
-    return SimpleNamespace(vae=vae, x=x, log_prob=torch.tensor(log_prob), means={"z1": mean_z1, "z2": mean_z2})
+    means = {"z1": mean_z1, "z2": mean_z2}
+    return SimpleNamespace(vae=vae, x=x, log_prob=torch.tensor(normal.logpdf(x.numpy())), means=means, normal=normal)
 
 
 DIRECTIONS = ["bottom_up", "top_down"]
@@ -83,6 +84,59 @@ def test_at_the_exact_posterior_every_bound_is_log_p(name, inference):
     side = -1 if name != "cubo" else 1
     loss = elbos.make(name, 4).loss(case.vae.model, case.vae.guide, case.x)
     assert side * loss == pytest.approx(float(case.log_prob.sum()), rel=1e-10)
+
+
+@pytest.mark.parametrize("inference", DIRECTIONS)
+@pytest.mark.parametrize("start", ["posterior", "prior"])
+def test_annealing_finds_log_p_where_the_guide_is_wrong(start, inference):
+    case = exact(inference, stretch=1.6, move=0.4)
+    value, error = pyrovae.ais(
+        case.vae, case.x, num_steps=40, num_chains=48, leapfrog=4, start=start, seed=1, progress=False
+    )
+    # Weights are unbiased for p(x): on its scale they agree over rows.
+    ratio = (value - case.log_prob).exp()
+    assert abs(ratio.mean() - 1) < 3 * error.square().sum().sqrt() / len(ratio)
+    assert (value - case.log_prob).abs().max() < 4 * error.max() + 0.05
+
+
+@pytest.mark.parametrize("inference", DIRECTIONS)
+def test_annealing_from_the_exact_posterior_has_constant_weights(inference):
+    case = exact(inference)
+    value, error = pyrovae.ais(case.vae, case.x, num_steps=3, num_chains=4, leapfrog=2, progress=False)
+    assert torch.allclose(value, case.log_prob, atol=1e-9) and error.max() < 1e-9
+
+
+def test_a_sandwich_holds_log_p():
+    case = exact("bottom_up", stretch=1.6, move=0.4)
+    x, lower, upper = found = pyrovae.bdmc(case.vae, 200, num_steps=20, num_chains=8, leapfrog=3, progress=False)
+    log_p = torch.tensor(case.normal.logpdf(x.numpy()))
+    for below, above in ((lower, log_p), (log_p, upper)):
+        difference = above - below
+        assert difference.mean() > -3 * difference.std() / math.sqrt(len(x))
+    assert 0 < found.gap.mean() < 0.5
+    # The rows are those of the model.
+    assert (
+        stats.kstest(
+            np.linalg.solve(np.linalg.cholesky(case.normal.cov), (x.numpy() - case.normal.mean).T).ravel(), "norm"
+        ).pvalue
+        > 1e-3
+    )
+
+
+def test_annealing_where_the_top_is_positive_is_the_integral():
+    torch.manual_seed(3)
+    vae = VAE((2,), [1, 1], prior="gamma(concentration=2.0)", likelihood="gaussian(scale=0.7)").double()
+    x = torch.tensor([[0.5, -0.3], [1.5, 0.2]], dtype=torch.float64)
+    z1, z2 = torch.linspace(-9, 9, 1201, dtype=torch.float64), torch.linspace(1e-6, 25, 1201, dtype=torch.float64)
+    with torch.no_grad():
+        above = vae.prior.vae
+        top = above.prior(None, None).log_prob(z2[:, None])
+        middle = above.decode(z2[:, None, None]).log_prob(z1[:, None])  # (z2, z1)
+        bottom = torch.stack([vae.decode(z1[:, None]).log_prob(row) for row in x])  # (row, z1)
+    joint = top[:, None] + middle + bottom[:, None]
+    log_p = joint.flatten(1).logsumexp(1) + torch.log((z1[1] - z1[0]) * (z2[1] - z2[0]))
+    value, error = pyrovae.ais(vae, x, num_steps=30, num_chains=128, leapfrog=3, progress=False)
+    assert ((value - log_p).abs() < 4 * error + 0.01).all()
 
 
 @pytest.mark.parametrize("inference", DIRECTIONS)
@@ -251,7 +305,9 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="refined: expected one layer of latents"):
         VAE((4,), [3, 2], posterior="refined(steps=1)", likelihood="gaussian")
     vae = VAE((4,), [3, 2], likelihood="gaussian")
-    with pytest.raises(ValueError, match="ais: expected one layer of latents, got z1, z2"):
-        pyrovae.ais(vae, x)
+    with pytest.raises(ValueError, match="sample_posterior: expected one layer of latents, got z1, z2"):
+        pyrovae.sample_posterior(vae, x)
+    with pytest.raises(ValueError, match="ais: expected several layers of numbers or positive numbers, got one on the"):
+        pyrovae.ais(VAE((4,), [3, 2], prior="dirichlet", likelihood="gaussian"), torch.zeros(2, 4), num_steps=2)
     with pytest.raises(ValueError, match="expected a model with one latent site, got 'z1', 'z2'"):
         pyrovae.fit(vae, x, elbo="free_bits", epochs=1, progress=False)

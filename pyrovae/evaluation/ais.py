@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from pyrovae.checks import trusted
 from pyrovae.evaluation.annealing import check_annealing, forward, path, pilot
-from pyrovae.evaluation.chains import check_chains, coordinates
+from pyrovae.evaluation.coordinates import check_chains, coordinates
 from pyrovae.evaluation.importance import CHUNK, checked
 from pyrovae.evaluation.weights import LogMarginal, log_mean_weight
 from pyrovae.modes import evaluating, frozen, isolated
@@ -44,7 +44,7 @@ def ais(
     guide's standard deviations.
 
     Args:
-        vae: the model, with a continuous z.
+        vae: the model, with a continuous z, of one layer or several.
         x: data ``(N, *event_shape)``.
         condition: ``(N, condition_dim)``, for a conditional VAE.
         num_chains: chains for each row.
@@ -62,7 +62,7 @@ def ais(
         ValueError: for data that the model does not take, or a z that is discrete or on a sphere.
     """
     check_annealing(num_chains, num_steps, leapfrog, start)
-    check_chains(vae, "ais", "Use pyrovae.log_marginal.")
+    check_chains(vae, "ais", "Use pyrovae.log_marginal.", layers=True)
     x, condition = checked(vae, x, condition, num_chains, chunk)
     parts = []
     with (

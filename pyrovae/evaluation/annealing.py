@@ -9,7 +9,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae.checks import count
-from pyrovae.evaluation.chains import FIRST, TARGET, Coordinates, Density, move, state
+from pyrovae.evaluation.chains import FIRST, TARGET, move, state
+from pyrovae.evaluation.coordinates import Coordinates, Density
 from pyrovae.registry import choose
 
 STARTS = ("posterior", "prior")

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae.checks import count, trusted
 from pyrovae.evaluation.annealing import backward, check_annealing, forward, path, pilot
-from pyrovae.evaluation.chains import check_chains, coordinates
+from pyrovae.evaluation.coordinates import check_chains, coordinates, joined
 from pyrovae.evaluation.importance import CHUNK
 from pyrovae.evaluation.weights import log_mean_weight
 from pyrovae.modes import evaluating, frozen, isolated
@@ -84,7 +85,7 @@ def bdmc(
     https://arxiv.org/abs/1511.02543, and for decoders Wu et al. (2017), https://arxiv.org/abs/1611.04273.
 
     Args:
-        vae: the model, with a continuous z.
+        vae: the model, with a continuous z, of one layer or several.
         num_rows: N, the rows to draw.
         condition: ``(N, condition_dim)``, or one row for all, for a conditional VAE.
         num_chains: K, chains in each direction for each row.
@@ -99,8 +100,7 @@ def bdmc(
         ``(x, lower, upper)``, with standard errors and the gap: see `Sandwich`.
 
     Raises:
-        ValueError: for numbers below 1, or a model whose z is discrete, on a sphere, of several layers, or not of
-            single rows.
+        ValueError: for numbers below 1, or a model whose z is discrete, on a sphere, or not of single rows.
 
     >>> vae = VAE((4,), 2, likelihood="gaussian")
     >>> x, lower, upper = bdmc(vae, num_rows=3, num_steps=10)
@@ -110,7 +110,7 @@ def bdmc(
     check_annealing(num_chains, num_steps, leapfrog, start)
     count(num_rows, "num_rows", 1)
     count(chunk, "chunk", 1)
-    check_chains(vae, "bdmc", "Use pyrovae.log_marginal.")
+    check_chains(vae, "bdmc", "Use pyrovae.log_marginal.", layers=True)
     condition = vae.check_condition(condition, num_rows)
     parts = []
     with (
@@ -119,8 +119,8 @@ def bdmc(
         frozen(vae),
         tqdm(total=3 * num_steps * num_rows, disable=not progress, unit="step", desc="annealing", delay=2) as bar,
     ):
-        z = vae.sample_latent(num_rows, condition)
-        x = vae.check(vae.decode(z, condition).sample())
+        sites = poutine.trace(vae.model).get_trace(None, condition, size=num_rows).nodes
+        z, x = joined(sites, vae.sites), vae.check(sites["x"]["value"])
         with trusted():
             for chosen, rows, c in ordered(x, condition, max(1, chunk // num_chains)):
                 space = coordinates(vae, rows, c, "bdmc")

@@ -1,91 +1,18 @@
-"""Hamiltonian Monte Carlo of many chains and rows at once, in coordinates without bounds."""
+"""Hamiltonian Monte Carlo of many chains and rows at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Transform, constraints, identity_transform
 
-from pyrovae.distributions import base, bijection
-from pyrovae.evaluation.importance import check_marginal
-from pyrovae.vae import VAE
+from pyrovae.evaluation.coordinates import Density
 
 TARGET = 0.65
 """Rate of acceptance that step sizes are brought to (Beskos et al. 2013, https://doi.org/10.3150/12-BEJ414)."""
 FIRST = 0.3
 """The first step size, in standard deviations of the guide."""
-Density = Callable[[Tensor], Tensor]
-
-
-def check_chains(vae: VAE, name: str, remedy: str) -> None:
-    """Raise a ValueError, in the name of a function, unless z is one vector for each row, independent of other rows',
-    and the only latent site; whether it is continuous `coordinates` finds out."""
-    check_marginal(vae, name)
-    if vae.prior.has("deep"):
-        raise ValueError(f"{name}: expected one layer of latents, got {', '.join(vae.sites)}. {remedy}")
-    if vae.label is not None:
-        raise ValueError(f"{name}: expected no label, which is a site of its own. {remedy}")
-    if vae.mechanism is not None:
-        raise ValueError(f"{name}: expected no mechanism, whose missing cells are a site of their own. {remedy}")
-
-
-@dataclass(frozen=True)
-class Coordinates:
-    r"""The densities of z of B rows as densities of :math:`u`, a real vector, with :math:`z = t(u)`:
-
-    .. math:: \log f(u) = \log f(z) + \log \left| \partial t / \partial u \right|
-
-    Attributes:
-        onto: t, from real vectors to where z lives.
-        prior, guide, joint: u ``(K, B, D)`` to log p(z), log q(z | x) and log p(x, z), ``(K, B)``, each with the
-            Jacobian, in nats.
-        from_prior, from_guide: K to draws of u, ``(K, B, D)``.
-        scale: standard deviations of u under the guide, ``(B, D)``, from 64 draws.
-    """
-
-    onto: Transform
-    prior: Density
-    guide: Density
-    joint: Density
-    from_prior: Callable[[int], Tensor]
-    from_guide: Callable[[int], Tensor]
-    scale: Tensor
-
-
-def coordinates(vae: VAE, x: Tensor, condition: Tensor | None, name: str) -> Coordinates:
-    """The densities of rows x; a ValueError, in the name of a function, for a z that is discrete or on a sphere."""
-    prior, guide = vae.prior(condition, condition), vae.encode(x, condition)
-    support = base(prior.support)
-    onto = bijection(support)
-    if onto is None and support is not constraints.real:
-        raise ValueError(f"{name}: expected a z that is continuous and without curvature, got one on {support}")
-    if onto is None:
-        onto = identity_transform
-
-    def density(log_prob: Density) -> Density:
-        def of(u: Tensor) -> Tensor:
-            z = onto(u)
-            slope = onto.log_abs_det_jacobian(u, z)
-            # Of an elementwise transform one for each element, of stick-breaking one for each vector.
-            return log_prob(z) + (slope.sum(-1) if slope.ndim == u.ndim else slope)
-
-        return of
-
-    draws = onto.inv(guide.sample((64,)))
-    rows = prior.expand((len(x),))
-    return Coordinates(
-        onto=onto,
-        prior=density(rows.log_prob),
-        guide=density(guide.log_prob),
-        joint=density(lambda z: prior.log_prob(z) + vae.decode(z, condition).log_prob(x)),
-        from_prior=lambda count: onto.inv(rows.sample((count,))),
-        from_guide=lambda count: onto.inv(guide.sample((count,))),
-        scale=draws.std(0),
-    )
 
 
 class State(NamedTuple):

@@ -8,7 +8,8 @@ import torch
 from pyro.ops.dual_averaging import DualAveraging
 from torch import Tensor
 
-from pyrovae.evaluation.chains import FIRST, TARGET, Density, Move, State, move, state
+from pyrovae.evaluation.chains import FIRST, TARGET, Move, State, move, state
+from pyrovae.evaluation.coordinates import Density
 from pyrovae.workflow.task import Draws, Task
 
 LANGEVIN_TARGET = 0.574

@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from pyrovae.checks import count, trusted
-from pyrovae.evaluation.chains import check_chains
+from pyrovae.evaluation.coordinates import check_chains
 from pyrovae.evaluation.importance import CHUNK, checked
 from pyrovae.inference_data import assemble, event_dims
 from pyrovae.modes import evaluating, frozen, isolated

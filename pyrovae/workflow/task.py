@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.evaluation.chains import Coordinates, coordinates
+from pyrovae.evaluation.coordinates import Coordinates, coordinates
 from pyrovae.vae import VAE
 
 DISPERSION = 2.0

@@ -84,7 +84,7 @@ def test_what_it_refuses(tiny):
     refused = {
         "is a point": dict(posterior="delta"),
         "expected a z that is continuous": dict(prior="one_hot", posterior="categorical"),
-        "one layer": dict(latent_dim=[2, 2]),
+        "got one on the simplex": dict(latent_dim=[3, 2], prior="dirichlet"),
         "expected no label": dict(label=3),
     }
     for reason, arguments in refused.items():

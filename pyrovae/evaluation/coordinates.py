@@ -1,0 +1,155 @@
+"""The latents of rows as real vectors, without bounds, for chains that move in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import Transform, constraints, identity_transform
+from torch.distributions.transforms import CatTransform
+
+from pyrovae import hierarchy
+from pyrovae.distributions import base, bijection
+from pyrovae.evaluation.importance import check_marginal
+from pyrovae.vae import VAE
+
+Density = Callable[[Tensor], Tensor]
+
+
+def check_chains(vae: VAE, name: str, remedy: str, *, layers: bool = False) -> None:
+    """Raise a ValueError, in the name of a function, unless z is a vector for each row, independent of other rows', and
+    the only latent site, or with ``layers`` one of several layers; whether it is continuous `coordinates` finds out."""
+    check_marginal(vae, name)
+    if vae.prior.has("deep") and not layers:
+        raise ValueError(f"{name}: expected one layer of latents, got {', '.join(vae.sites)}. {remedy}")
+    if vae.label is not None:
+        raise ValueError(f"{name}: expected no label, which is a site of its own. {remedy}")
+    if vae.mechanism is not None:
+        raise ValueError(f"{name}: expected no mechanism, whose missing cells are a site of their own. {remedy}")
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    r"""The densities of z of B rows as densities of :math:`u`, a real vector, with :math:`z = t(u)`:
+
+    .. math:: \log f(u) = \log f(z) + \log \left| \partial t / \partial u \right|
+
+    Of several layers, z is all of them side by side, from x upwards.
+
+    Attributes:
+        onto: t, from real vectors to where z lives.
+        prior, guide, joint: u ``(K, B, D)`` to log p(z), log q(z | x) and log p(x, z), ``(K, B)``, each with the
+            Jacobian, in nats.
+        from_prior, from_guide: K to draws of u, ``(K, B, D)``.
+        scale: standard deviations of u under the guide, ``(B, D)``, from 64 draws.
+    """
+
+    onto: Transform
+    prior: Density
+    guide: Density
+    joint: Density
+    from_prior: Callable[[int], Tensor]
+    from_guide: Callable[[int], Tensor]
+    scale: Tensor
+
+
+def coordinates(vae: VAE, x: Tensor, condition: Tensor | None, name: str) -> Coordinates:
+    """The densities of rows x; a ValueError, in the name of a function, for a z that is discrete or on a sphere."""
+    layers = [vae, *hierarchy.above(vae)]
+    ontos = [_onto(layer.prior.example(vae.condition_dim).support, name) for layer in layers]
+    latents = _Several(vae, x, condition) if len(layers) > 1 else _Single(vae, x, condition)
+    onto = ontos[0] if len(layers) == 1 else _side_by_side(ontos, [layer.latent_dim for layer in layers], name)
+
+    def density(log_prob: Density) -> Density:
+        def of(u: Tensor) -> Tensor:
+            z = onto(u)
+            slope = onto.log_abs_det_jacobian(u, z)
+            # Of an elementwise transform one for each element, of stick-breaking one for each vector.
+            return log_prob(z) + (slope.sum(-1) if slope.ndim == u.ndim else slope)
+
+        return of
+
+    return Coordinates(
+        onto=onto,
+        prior=density(latents.prior),
+        guide=density(latents.guide),
+        joint=density(latents.joint),
+        from_prior=lambda count: onto.inv(latents.from_prior(count)),
+        from_guide=lambda count: onto.inv(latents.from_guide(count)),
+        scale=onto.inv(latents.from_guide(64)).std(0),
+    )
+
+
+def joined(sites: Mapping[str, Any], names: Sequence[str]) -> Tensor:
+    """The values of the latent sites of a trace side by side."""
+    return torch.cat([sites[name]["value"] for name in names], -1)
+
+
+class _Single:
+    """The densities and draws of a single layer."""
+
+    def __init__(self, vae: VAE, x: Tensor, condition: Tensor | None) -> None:
+        prior, guide = vae.prior(condition, condition), vae.encode(x, condition)
+        self.prior, self.guide = prior.log_prob, guide.log_prob
+        self.joint = lambda z: prior.log_prob(z) + vae.decode(z, condition).log_prob(x)
+        self.from_prior = lambda count: prior.expand((len(x),)).sample((count,))
+        self.from_guide = lambda count: guide.sample((count,))
+
+
+class _Several:
+    """The densities and draws of several layers, by the programs that draw them."""
+
+    def __init__(self, vae: VAE, x: Tensor, condition: Tensor | None) -> None:
+        self.vae, self.x, self.condition = vae, x, condition
+
+    def prior(self, z: Tensor) -> Tensor:
+        return self._log_prob(self._draw_prior, z)
+
+    def guide(self, z: Tensor) -> Tensor:
+        return self._log_prob(self._draw_guide, z)
+
+    def joint(self, z: Tensor) -> Tensor:
+        return self.prior(z) + self.vae.decode(z[..., : self.vae.latent_dim], self.condition).log_prob(self.x)
+
+    def from_prior(self, count: int) -> Tensor:
+        return joined(self._trace(self._draw_prior, count), self.vae.sites)
+
+    def from_guide(self, count: int) -> Tensor:
+        return joined(self._trace(self._draw_guide, count), self.vae.sites)
+
+    def _draw_prior(self) -> Tensor:
+        return hierarchy.draw_prior(self.vae, self.condition, self.vae.sites)
+
+    def _draw_guide(self) -> Tensor:
+        return hierarchy.draw_posterior(self.vae, self.x, self.condition, self.vae.sites)
+
+    def _trace(self, program: Callable[[], Tensor], count: int) -> Mapping[str, Any]:
+        with pyro.plate("particles", count, dim=-2), pyro.plate("data", len(self.x), dim=-1):
+            return poutine.trace(program).get_trace().nodes
+
+    def _log_prob(self, program: Callable[[], Tensor], z: Tensor) -> Tensor:
+        dims = [layer.latent_dim for layer in (self.vae, *hierarchy.above(self.vae))]
+        values = dict(zip(self.vae.sites, z.split(dims, -1), strict=True))
+        sites = self._trace(poutine.condition(program, data=values), len(z))
+        return sum(sites[name]["fn"].log_prob(value) for name, value in values.items())
+
+
+def _onto(support: constraints.Constraint, name: str) -> Transform:
+    """From real vectors to a support."""
+    support = base(support)
+    onto = bijection(support)
+    if onto is None and support is not constraints.real:
+        raise ValueError(f"{name}: expected a z that is continuous and without curvature, got one on {support}")
+    return identity_transform if onto is None else onto
+
+
+def _side_by_side(ontos: Sequence[Transform], dims: Sequence[int], name: str) -> Transform:
+    """The transform of several latents side by side."""
+    if any(onto.domain.event_dim for onto in ontos):
+        raise ValueError(f"{name}: expected several layers of numbers or positive numbers, got one on the simplex")
+    return CatTransform(ontos, dim=-1, lengths=dims)
