@@ -4,9 +4,11 @@ import copy
 import math
 from types import SimpleNamespace
 
+import arviz as az
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from pyro import poutine
 from pyro.infer import MCMC, NUTS, SVI, Predictive
 from scipy import stats
@@ -65,8 +67,12 @@ def exact(inference, stretch=1.0, move=0.0):
     gain = torch.linalg.inv(covariance) @ weight
     mean_z1 = SHIFT + (x - weight @ SHIFT - bias) @ gain * (ABOVE.square() + NOISE**2)
     mean_z2 = (x - weight @ SHIFT - bias) @ gain * ABOVE
-    means = {"z1": mean_z1, "z2": mean_z2}
-    return SimpleNamespace(vae=vae, x=x, log_prob=torch.tensor(normal.logpdf(x.numpy())), means=means, normal=normal)
+    marginal = ABOVE.square() + NOISE**2
+    return SimpleNamespace(
+        vae=vae, x=x, log_prob=torch.tensor(normal.logpdf(x.numpy())), normal=normal,
+        means={"z1": mean_z1, "z2": mean_z2},
+        variances={"z1": 1 / (precision + 1 / marginal), "z2": 1 - ABOVE.square() / (marginal + 1 / precision)},
+    )  # fmt: skip
 
 
 DIRECTIONS = ["bottom_up", "top_down"]
@@ -137,6 +143,31 @@ def test_annealing_where_the_top_is_positive_is_the_integral():
     log_p = joint.flatten(1).logsumexp(1) + torch.log((z1[1] - z1[0]) * (z2[1] - z2[0]))
     value, error = pyrovae.ais(vae, x, num_steps=30, num_chains=128, leapfrog=3, progress=False)
     assert ((value - log_p).abs() < 4 * error + 0.01).all()
+
+
+@pytest.mark.parametrize("inference", DIRECTIONS)
+@pytest.mark.parametrize("method", ["guide", "sir", "hmc", "nuts"])
+def test_draws_of_the_posterior_are_those_of_the_closed_form(method, inference):
+    case = exact(inference, **({} if method == "guide" else {"stretch": 1.5, "move": 0.3}))
+    settings = {"num_samples": 200, "num_chains": 1} if method == "nuts" else {"num_samples": 500, "num_chains": 4}
+    x = case.x[: 1 if method == "nuts" else 4]
+    idata = pyrovae.sample_posterior(
+        case.vae, x, method=method, warmup=150, leapfrog=5, chunk=3000, seed=1, progress=False, **settings
+    )
+    worth = idata["sample_stats"]["importance_ess"].values.sum(0) if method == "sir" else np.inf
+    for site in ("z1", "z2"):
+        draws = idata["posterior"][site]
+        assert draws.dims == ("chain", "draw", "row", f"{site}_latent")
+        z, mean = draws.values, case.means[site][: len(x)].numpy()
+        centred = xr.Dataset({"a": (draws.dims, z - mean), "b": (draws.dims, (z - mean) ** 2)})
+        for name, expected in (("a", 0.0), ("b", case.variances[site].numpy())):
+            values = centred[[name]]
+            size = az.ess(values, method="mean")[name].values
+            size = np.minimum(size, np.reshape(worth, (-1, 1)))
+            error = values[name].values.std((0, 1)) / np.sqrt(size)
+            assert (np.abs(values[name].values.mean((0, 1)) - expected) < 4.5 * error).all(), (site, name)
+    lp = idata["sample_stats"]["lp"].values
+    assert lp.shape == (settings["num_chains"], settings["num_samples"], len(x)) and np.isfinite(lp).all()
 
 
 @pytest.mark.parametrize("inference", DIRECTIONS)
@@ -305,8 +336,6 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="refined: expected one layer of latents"):
         VAE((4,), [3, 2], posterior="refined(steps=1)", likelihood="gaussian")
     vae = VAE((4,), [3, 2], likelihood="gaussian")
-    with pytest.raises(ValueError, match="sample_posterior: expected one layer of latents, got z1, z2"):
-        pyrovae.sample_posterior(vae, x)
     with pytest.raises(ValueError, match="ais: expected several layers of numbers or positive numbers, got one on the"):
         pyrovae.ais(VAE((4,), [3, 2], prior="dirichlet", likelihood="gaussian"), torch.zeros(2, 4), num_steps=2)
     with pytest.raises(ValueError, match="expected a model with one latent site, got 'z1', 'z2'"):

@@ -44,6 +44,14 @@ def test_one_unit_has_histograms_that_are_densities():
             assert abs(np.sum(0.5 * (up[1:] + up[:-1]) * np.diff(across))) == pytest.approx(1)
 
 
+def test_a_layer():
+    two = {"posterior": draws([0, 1, 2], [1, 1, 1])["posterior"].rename(z="z2", latent="z2_latent")}
+    figure = plot_posteriors(two, two, units=[2, 1], site="z2")
+    assert figure.get_supxlabel() == "z2[2]" and figure.get_supylabel() == "z2[1]"
+    with pytest.raises(ValueError, match="guide: expected a group posterior with z, .* got z2. Of several layers"):
+        plot_posteriors(two, two)
+
+
 def test_what_it_refuses():
     one = draws([0, 0], [1, 1])
     with pytest.raises(ValueError, match="reference: expected draws of the rows"):
@@ -52,5 +60,5 @@ def test_what_it_refuses():
         plot_posteriors(one, one, rows=[3])
     with pytest.raises(ValueError, match="units: expected 1 to 2"):
         plot_posteriors(one, one, units=[0, 1, 0])
-    with pytest.raises(ValueError, match="guide: expected a group posterior"):
+    with pytest.raises(ValueError, match="guide: expected a group posterior with z, .* got none"):
         plot_posteriors({}, one)

@@ -62,7 +62,7 @@ def ais(
         ValueError: for data that the model does not take, or a z that is discrete or on a sphere.
     """
     check_annealing(num_chains, num_steps, leapfrog, start)
-    check_chains(vae, "ais", "Use pyrovae.log_marginal.", layers=True)
+    check_chains(vae, "ais", "Use pyrovae.log_marginal.")
     x, condition = checked(vae, x, condition, num_chains, chunk)
     parts = []
     with (

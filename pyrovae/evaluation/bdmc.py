@@ -110,7 +110,7 @@ def bdmc(
     check_annealing(num_chains, num_steps, leapfrog, start)
     count(num_rows, "num_rows", 1)
     count(chunk, "chunk", 1)
-    check_chains(vae, "bdmc", "Use pyrovae.log_marginal.", layers=True)
+    check_chains(vae, "bdmc", "Use pyrovae.log_marginal.")
     condition = vae.check_condition(condition, num_rows)
     parts = []
     with (

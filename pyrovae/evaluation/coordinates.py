@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pyro
 import torch
@@ -21,12 +21,10 @@ from pyrovae.vae import VAE
 Density = Callable[[Tensor], Tensor]
 
 
-def check_chains(vae: VAE, name: str, remedy: str, *, layers: bool = False) -> None:
-    """Raise a ValueError, in the name of a function, unless z is a vector for each row, independent of other rows', and
-    the only latent site, or with ``layers`` one of several layers; whether it is continuous `coordinates` finds out."""
+def check_chains(vae: VAE, name: str, remedy: str) -> None:
+    """Raise a ValueError, in the name of a function, unless latents are vectors for each row, independent of other
+    rows', and the only latent sites; whether they are continuous `coordinates` finds out."""
     check_marginal(vae, name)
-    if vae.prior.has("deep") and not layers:
-        raise ValueError(f"{name}: expected one layer of latents, got {', '.join(vae.sites)}. {remedy}")
     if vae.label is not None:
         raise ValueError(f"{name}: expected no label, which is a site of its own. {remedy}")
     if vae.mechanism is not None:
@@ -60,10 +58,8 @@ class Coordinates:
 
 def coordinates(vae: VAE, x: Tensor, condition: Tensor | None, name: str) -> Coordinates:
     """The densities of rows x; a ValueError, in the name of a function, for a z that is discrete or on a sphere."""
-    layers = [vae, *hierarchy.above(vae)]
-    ontos = [_onto(layer.prior.example(vae.condition_dim).support, name) for layer in layers]
-    latents = _Several(vae, x, condition) if len(layers) > 1 else _Single(vae, x, condition)
-    onto = ontos[0] if len(layers) == 1 else _side_by_side(ontos, [layer.latent_dim for layer in layers], name)
+    ontos, z = [_onto(support, name) for support in supports(vae)], latents(vae, x, condition)
+    onto = ontos[0] if len(ontos) == 1 else _side_by_side(ontos, _dims(vae), name)
 
     def density(log_prob: Density) -> Density:
         def of(u: Tensor) -> Tensor:
@@ -76,13 +72,39 @@ def coordinates(vae: VAE, x: Tensor, condition: Tensor | None, name: str) -> Coo
 
     return Coordinates(
         onto=onto,
-        prior=density(latents.prior),
-        guide=density(latents.guide),
-        joint=density(latents.joint),
-        from_prior=lambda count: onto.inv(latents.from_prior(count)),
-        from_guide=lambda count: onto.inv(latents.from_guide(count)),
-        scale=onto.inv(latents.from_guide(64)).std(0),
+        prior=density(z.prior),
+        guide=density(z.guide),
+        joint=density(z.joint),
+        from_prior=lambda count: onto.inv(z.from_prior(count)),
+        from_guide=lambda count: onto.inv(z.from_guide(count)),
+        scale=onto.inv(z.from_guide(64)).std(0),
     )
+
+
+class Latents(Protocol):
+    """The densities and draws of z of B rows, where it lives, as `Coordinates` has them of u."""
+
+    prior: Density
+    guide: Density
+    joint: Density
+    from_prior: Callable[[int], Tensor]
+    from_guide: Callable[[int], Tensor]
+
+
+def latents(vae: VAE, x: Tensor, condition: Tensor | None) -> Latents:
+    """The densities of rows x."""
+    return _Several(vae, x, condition) if vae.prior.has("deep") else _Single(vae, x, condition)
+
+
+def supports(vae: VAE) -> list[constraints.Constraint]:
+    """Where the latents of each site live."""
+    layers = [vae, *hierarchy.above(vae)]
+    return [layer.prior.example(vae.condition_dim).support for layer in layers]
+
+
+def apart(vae: VAE, z: Tensor) -> dict[str, Tensor]:
+    """The latents of each site, of all of them side by side."""
+    return dict(zip(vae.sites, z.split(_dims(vae), -1), strict=True))
 
 
 def joined(sites: Mapping[str, Any], names: Sequence[str]) -> Tensor:
@@ -133,10 +155,14 @@ class _Several:
             return poutine.trace(program).get_trace().nodes
 
     def _log_prob(self, program: Callable[[], Tensor], z: Tensor) -> Tensor:
-        dims = [layer.latent_dim for layer in (self.vae, *hierarchy.above(self.vae))]
-        values = dict(zip(self.vae.sites, z.split(dims, -1), strict=True))
+        values = apart(self.vae, z)
         sites = self._trace(poutine.condition(program, data=values), len(z))
         return sum(sites[name]["fn"].log_prob(value) for name, value in values.items())
+
+
+def _dims(vae: VAE) -> list[int]:
+    """The length of the latents of each site."""
+    return [layer.latent_dim for layer in (vae, *hierarchy.above(vae))]
 
 
 def _onto(support: constraints.Constraint, name: str) -> Transform:

@@ -27,6 +27,7 @@ def plot_posteriors(
     *,
     rows: Sequence[int] | None = None,
     units: Sequence[int] | None = None,
+    site: str = "z",
 ) -> Figure:
     """Draws of the guide over those of a reference, a panel for each row of data.
 
@@ -38,9 +39,10 @@ def plot_posteriors(
         rows: which rows, at most 16; None for the first eight.
         units: which one or two units of z; None for those in whose means, or else spreads, the two differ most, in
             standard deviations of the reference.
+        site: of several layers, which: ``z1``, ``z2``, ...
 
     Raises:
-        ValueError: for draws of different rows, and rows and units that there are not.
+        ValueError: for a site that there is not, draws of different rows, and rows and units that there are not.
 
     >>> import torch
     >>> from pyrovae import VAE, sample_posterior
@@ -49,7 +51,7 @@ def plot_posteriors(
     >>> len(plot_posteriors(*draws).axes)
     3
     """
-    ours, theirs = (_draws(idata, name) for idata, name in ((guide, "guide"), (reference, "reference")))
+    ours, theirs = (_draws(idata, site, name) for idata, name in ((guide, "guide"), (reference, "reference")))
     if ours.shape[1:] != theirs.shape[1:]:
         raise ValueError(
             f"reference: expected draws of the rows and units of the guide's, {ours.shape[1:]}, got {theirs.shape[1:]}"
@@ -57,26 +59,31 @@ def plot_posteriors(
     count, latents = ours.shape[1:]
     rows = _chosen(range(min(count, 8)) if rows is None else rows, count, "rows", MAX_COLUMNS)
     units = _chosen(_apart(ours[:, rows], theirs[:, rows]) if units is None else units, latents, "units", 2)
-    figure, axes = panels([f"row {row}" for row in rows], "Draws of z: the guide's over those of the posterior")
+    figure, axes = panels([f"row {row}" for row in rows], f"Draws of {site}: the guide's over those of the posterior")
     for ax, row in zip(axes, rows, strict=False):
         clouds = [values[:, row][:, units] for values in (theirs, ours)]
         if len(units) == 1:
             _histograms(ax, clouds)
         else:
             _clouds(ax, clouds)
-    figure.supxlabel(f"z[{units[0]}]", fontsize=10)
-    figure.supylabel("density" if len(units) == 1 else f"z[{units[1]}]", fontsize=10)
+    figure.supxlabel(f"{site}[{units[0]}]", fontsize=10)
+    figure.supylabel("density" if len(units) == 1 else f"{site}[{units[1]}]", fontsize=10)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", markerscale=3, frameon=False, fontsize=9)
     return figure
 
 
-def _draws(idata: arviz.InferenceData | xarray.DataTree, name: str) -> np.ndarray:
+def _draws(idata: arviz.InferenceData | xarray.DataTree, site: str, name: str) -> np.ndarray:
     """Draws of all chains, ``(draws, rows, units)``."""
     try:
-        z = idata["posterior"]["z"]
+        group = idata["posterior"]
+        z = group[site]
     except KeyError:
-        raise ValueError(f"{name}: expected a group posterior with z, as sample_posterior gives, got none") from None
+        there = "none" if "posterior" not in idata else ", ".join(map(str, group.data_vars))
+        raise ValueError(
+            f"{name}: expected a group posterior with {site}, as sample_posterior gives, got {there}. Of several "
+            "layers, choose one by site="
+        ) from None
     return z.values.reshape(-1, *z.shape[2:])
 
 

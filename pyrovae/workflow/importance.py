@@ -17,9 +17,8 @@ LEAST = 1000
 
 def guide(task: Task) -> Draws:
     """Independent draws of q(z | x)."""
-    q = task.vae.encode(task.x, task.condition)
-    z = q.sample((task.num_chains, task.num_samples))
-    log_weights = task.log_joint(z) - q.log_prob(z)
+    z = task.from_guide(task.num_chains, task.num_samples)
+    log_weights = task.log_joint(z) - task.log_guide(z)
     task.tick(task.num_samples * len(task.x))
     return Draws(z, {"k_hat": (("row",), k_hat(log_weights.flatten(0, 1)))})
 
@@ -47,9 +46,8 @@ def sir(task: Task) -> Draws:
 
 def _resampled(task: Task, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Draws ``(num_samples, B, D)``, the effective number of proposals ``(B,)``, and log-weights ``(count, B)``."""
-    q = task.vae.encode(task.x, task.condition)
-    z = q.sample((count,))
-    log_weights = task.log_joint(z) - q.log_prob(z)
+    z = task.from_guide(count)
+    log_weights = task.log_joint(z) - task.log_guide(z)
     shares = log_weights.softmax(0)
     wrong = ~torch.isfinite(shares).all(0)
     if wrong.any():

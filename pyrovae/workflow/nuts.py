@@ -9,6 +9,7 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 from torch.distributions import biject_to
 
+from pyrovae.evaluation.coordinates import apart, supports
 from pyrovae.training.batches import ordered
 from pyrovae.workflow.task import Draws, Task
 
@@ -36,14 +37,17 @@ def nuts(task: Task) -> Draws:
     )
 
 
-def _starts(task: Task) -> Tensor:
-    """First points of a row, ``(num_chains, 1, D)``, in Pyro's coordinates."""
+def _starts(task: Task) -> list[dict[str, Tensor]]:
+    """The first point of each chain of a row, ``(1, D)`` of each site, in Pyro's coordinates."""
     space = task.space()
-    support = task.vae.prior(task.condition, task.condition).support
-    return biject_to(support).inv(space.onto(task.starts(space)))
+    starts = []
+    for z in space.onto(task.starts(space)):
+        sites = zip(apart(task.vae, z).items(), supports(task.vae), strict=True)
+        starts.append({name: biject_to(support).inv(value) for (name, value), support in sites})
+    return starts
 
 
-def _chain(task: Task, start: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _chain(task: Task, start: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Draws ``(num_samples, 1, D)`` of one chain of a row, which of them diverged, the share of moves that were
     accepted, and the step size."""
     found: dict[str, Any] = {}
@@ -58,13 +62,14 @@ def _chain(task: Task, start: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         NUTS(task.vae.model),
         num_samples=task.num_samples,
         warmup_steps=task.warmup,
-        initial_params={"z": start},
+        initial_params=start,
         hook_fn=hook,
         disable_progbar=True,
     )
     with torch.enable_grad():
         mcmc.run(task.x, task.condition)
-    z = mcmc.get_samples()["z"].detach()
+    draws = mcmc.get_samples()
+    z = torch.cat([draws[site] for site in task.vae.sites], -1).detach()
     diverging = torch.zeros(task.num_samples, dtype=torch.bool, device=z.device)
     diverging[found["divergences"]] = True
     return z, diverging, *(torch.as_tensor(found[name]).to(z) for name in ("acceptance rate", "step_size"))

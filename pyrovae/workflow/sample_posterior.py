@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from pyrovae.checks import count, trusted
-from pyrovae.evaluation.coordinates import check_chains
+from pyrovae.evaluation.coordinates import apart, check_chains
 from pyrovae.evaluation.importance import CHUNK, checked
 from pyrovae.inference_data import assemble, event_dims
 from pyrovae.modes import evaluating, frozen, isolated
@@ -76,8 +76,10 @@ def sample_posterior(
     constant_data  condition        row, condition_dim        where the VAE has one
     =============  ===============  ========================  ==========================================================
 
+    Layered latents ``z1``, ``z2`` have a dim of their own each, ``z1_latent``.
+
     Args:
-        vae: the model, with one continuous z for each row.
+        vae: the model, with a continuous z for each row, of one layer or several.
         x: data ``(N, *event_shape)``.
         condition: ``(N, condition_dim)``, or one row for all, for a conditional VAE.
         method: see above.
@@ -91,7 +93,7 @@ def sample_posterior(
 
     Raises:
         ValueError: for data that the model does not take, an unknown method, numbers below 1, or a model whose z is
-            discrete, on a sphere, of several layers, or not of single rows.
+            discrete, on a sphere, or not of single rows.
         FloatingPointError: for a density that overflows.
 
     >>> vae = VAE((4,), 2, likelihood="gaussian")
@@ -126,7 +128,10 @@ def sample_posterior(
         variables[name] = (dims, torch.cat([part.stats[name][1] for part in parts], -1))
     z = torch.cat([part.z for part in parts], 2)
     groups = {
-        "posterior": {"z": (("chain", "draw", "row", "latent"), z)},
+        "posterior": {
+            name: (("chain", "draw", "row", "latent" if name == "z" else f"{name}_latent"), values)
+            for name, values in apart(vae, z).items()
+        },
         "sample_stats": variables,
         "observed_data": {"x": (("row", *event_dims(x)), x)},
         "constant_data": {} if condition is None else {"condition": (("row", "condition_dim"), condition)},

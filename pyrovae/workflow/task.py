@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.evaluation.coordinates import Coordinates, coordinates
+from pyrovae.evaluation.coordinates import Coordinates, Density, coordinates, latents
 from pyrovae.vae import VAE
 
 DISPERSION = 2.0
@@ -18,7 +19,8 @@ one another wherever it is too narrow, and r-hat with them."""
 
 
 class Draws(NamedTuple):
-    """z of shape ``(num_chains, num_samples, B, D)``, and statistics: name to dims and values."""
+    """z of shape ``(num_chains, num_samples, B, D)``, all layers side by side, and statistics: name to dims and
+    values."""
 
     z: Tensor
     stats: dict[str, tuple[tuple[str, ...], Tensor]]
@@ -74,10 +76,23 @@ class Task:
 
     def log_joint(self, z: Tensor) -> Tensor:
         """log p(x, z) in nats of z ``(..., B, D)``: ``(..., B)``, a few z's at a time."""
-        flat = z.flatten(0, -3)
-        prior = self.vae.prior(self.condition, self.condition)
-        parts = [
-            prior.log_prob(part) + self.vae.decode(part, self.condition).log_prob(self.x)
-            for part in flat.split(max(1, self.chunk // len(self.x)))
-        ]
+        return self._some_at_a_time(latents(self.vae, self.x, self.condition).joint, z)
+
+    def log_guide(self, z: Tensor) -> Tensor:
+        """log q(z | x) in the same way."""
+        return self._some_at_a_time(latents(self.vae, self.x, self.condition).guide, z)
+
+    def from_guide(self, *shape: int) -> Tensor:
+        """Draws of q(z | x), ``(*shape, B, D)``, a few at a time."""
+        draw, count = latents(self.vae, self.x, self.condition).from_guide, math.prod(shape)
+        draws = torch.cat([draw(min(self._at_once, count - i)) for i in range(0, count, self._at_once)])
+        return draws.reshape(*shape, *draws.shape[1:])
+
+    @property
+    def _at_once(self) -> int:
+        """Draws of all rows whose z's go through a network at once."""
+        return max(1, self.chunk // len(self.x))
+
+    def _some_at_a_time(self, density: Density, z: Tensor) -> Tensor:
+        parts = [density(part) for part in z.flatten(0, -3).split(self._at_once)]
         return torch.cat(parts).reshape(z.shape[:-1])

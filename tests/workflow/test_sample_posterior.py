@@ -275,7 +275,7 @@ def test_what_it_refuses(tiny):
         "got one on OneHot": dict(prior="one_hot", posterior="categorical"),
         "got one on ": dict(prior="hyperspherical", posterior="power_spherical"),
         "makes rows depend": dict(prior="gp", condition_dim=1),
-        "expected one layer": dict(latent_dim=[2, 2]),
+        "got one on the simplex": dict(latent_dim=[3, 2], prior="dirichlet"),
         "expected no label": dict(label=3),
         "expected no mechanism": dict(missing="mask", mechanism="self_masking"),
     }
