@@ -241,7 +241,7 @@ def main() -> None:
     growth = scaling(arguments.bursts)
     growth.to_csv(arguments.out / "speed_scaling.csv", index=False, float_format="%.4g")
     print(slopes(growth).round(3).to_string())
-    near = evaluation(rows=200, repeats=3)
+    near = evaluation(rows=1000, repeats=2)
     near.to_csv(arguments.out / "speed_evaluation.csv", index=False, float_format="%.4g")
     print(near.round(2).to_string(index=False))
     save(figure(steps, growth), arguments.out / "speed.png")
