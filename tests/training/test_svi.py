@@ -28,19 +28,6 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in OTHERS]
 MACHINE_CODE = ["elbo", pytest.param("dreg", marks=pytest.mark.slow)]
 
 
-@pytest.fixture
-def as_traced(monkeypatch):
-    """The graph is run as it was traced, operation by operation, in place of machine code, which takes ten seconds."""
-    made = []
-
-    def compiled(graph, inputs):
-        made.append(graph)
-        return graph
-
-    monkeypatch.setattr(traced, "_inductor", compiled)
-    return made
-
-
 def steps(svi, batches=BATCHES, dtype=torch.float32, **kwargs):
     torch.manual_seed(1)
     return [svi.step(batch.to(dtype), **kwargs) for batch in batches]
