@@ -129,6 +129,17 @@ def test_a_sandwich_holds_log_p():
     )
 
 
+def test_a_layer_that_is_a_point_has_no_log_p():
+    vae, x = VAE((4,), [3, 2], posterior=["normal", "delta"], likelihood="gaussian"), torch.randn(3, 4)
+    for method in ("importance", "psis", "ais"):
+        with pytest.raises(ValueError, match="posterior .Delta. is a point, which has no density"):
+            pyrovae.log_marginal(vae, x, num_samples=30, method=method)
+    evaluation = pyrovae.evaluate(vae, x, num_samples=30)
+    assert "Delta" in evaluation.undefined
+    assert evaluation.rows[["elbo", "kl", "log_marginal", "k_hat"]].isna().all(axis=None)
+    assert np.isfinite(evaluation.rows["reconstruction"]).all()
+
+
 def test_annealing_where_the_top_is_positive_is_the_integral():
     torch.manual_seed(3)
     vae = VAE((2,), [1, 1], prior="gamma(concentration=2.0)", likelihood="gaussian(scale=0.7)").double()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pyrovae.evaluation.importance import CHUNK, checked, importance_terms, no_marginal
+from pyrovae.evaluation.importance import CHUNK, checked, importance_terms, no_marginal, point
 from pyrovae.evaluation.psis import k_hat
 from pyrovae.evaluation.units import ACTIVE, unit_kls, unit_variances
 from pyrovae.evaluation.weights import log_mean_weight
@@ -151,7 +151,7 @@ def evaluate(
     if reason:
         undefined = ["log_marginal", "log_marginal_standard_error", "k_hat", "ess"]
         # log p(x, z) at one point z is no bound on log p(x).
-        undefined += ["elbo", "kl"] if vae.posterior.has("point") else []
+        undefined += ["elbo", "kl"] if point(vae) else []
         columns |= {name: [torch.full((len(x),), math.nan)] for name in undefined}
     rows = pd.DataFrame({name: torch.cat(parts).numpy() for name, parts in columns.items()})
     rows.index.name = "row"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyrovae import elbos
+from pyrovae import elbos, hierarchy
 from pyrovae.checks import count, trusted
 from pyrovae.elbos import Terms
 from pyrovae.modes import evaluating, isolated
@@ -24,10 +24,16 @@ WORTH = 1e12
 """Draws times parameters from which their computation is compiled: half a minute or more, which ten seconds shorten."""
 
 
+def point(vae: VAE) -> str | None:
+    """The name of a posterior, of any layer, that is a point and has no density; None where all have one."""
+    posteriors = (layer.posterior for layer in (vae, *hierarchy.above(vae)))
+    return next((type(posterior.piece).__name__ for posterior in posteriors if posterior.has("point")), None)
+
+
 def no_marginal(vae: VAE) -> str | None:
     """Why there is no log p(x_n) of single rows by importance sampling from the guide; None where there is."""
-    if vae.posterior.has("point"):
-        return f"the posterior ({type(vae.posterior.piece).__name__}) is a point, which has no density"
+    if name := point(vae):
+        return f"the posterior ({name}) is a point, which has no density"
     if vae.prior.has("joint"):
         return f"the prior ({type(vae.prior.piece).__name__}) makes rows depend on one another"
     return None
