@@ -149,6 +149,11 @@ def event_dims(x: Tensor) -> tuple[str, ...]:
     return EVENT_DIMS.get(x.ndim - 1, tuple(f"event_{i}" for i in range(x.ndim - 1)))
 
 
+def latent_dim(site: str) -> str:
+    """The name of the last dim of a latent site."""
+    return "latent" if site == "z" else f"{site}_latent"
+
+
 def assemble(
     groups: Mapping[str, Variables], attrs: Mapping[str, str | int], coords: Mapping[str, Any] | None = None
 ) -> arviz.InferenceData | xarray.DataTree:
@@ -286,7 +291,7 @@ def _groups(draws: Draws, event: tuple[str, ...]) -> dict[str, Variables]:
     for (group, name), values in draws.items():
         last = event if group.endswith("predictive") else ()
         if group in ("posterior", "prior"):
-            last = ("latent" if name == "z" else f"{name}_latent",)
+            last = (latent_dim(name),)
         rows = ("row",) if values.ndim > 1 + len(last) else ()
         groups.setdefault(group, {})[name] = (("chain", "draw", *rows, *last), values[None])
     return groups

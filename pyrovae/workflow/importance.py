@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,7 @@ def sir(task: Task) -> Draws:
     count = max(LEAST, PROPOSALS * task.num_samples)
     z, weights, worth = [], [], []
     for _, x, c in ordered(task.x, task.condition, max(1, task.chunk // count)):
-        rows = Task(**{**vars(task), "x": x, "condition": c})
+        rows = replace(task, x=x, condition=c)
         parts = [_resampled(rows, count) for _ in range(task.num_chains)]
         z.append(torch.stack([part[0] for part in parts]))
         worth.append(torch.stack([part[1] for part in parts]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ def nuts(task: Task) -> Draws:
     """
     z, stats = [], []
     for _, x, c in ordered(task.x, task.condition, 1):
-        row = Task(**{**vars(task), "x": x, "condition": c})
+        row = replace(task, x=x, condition=c)
         chains = [_chain(row, start) for start in _starts(row)]
         z.append(torch.stack([chain[0] for chain in chains]))
         stats.append([torch.stack(values) for values in zip(*(chain[1:] for chain in chains), strict=True)])
@@ -39,12 +40,9 @@ def nuts(task: Task) -> Draws:
 
 def _starts(task: Task) -> list[dict[str, Tensor]]:
     """The first point of each chain of a row, ``(1, D)`` of each site, in Pyro's coordinates."""
-    space = task.space()
-    starts = []
-    for z in space.onto(task.starts(space)):
-        sites = zip(apart(task.vae, z).items(), supports(task.vae), strict=True)
-        starts.append({name: biject_to(support).inv(value) for (name, value), support in sites})
-    return starts
+    space, onto = task.space(), [biject_to(support) for support in supports(task.vae)]
+    chains = [apart(task.vae, z).items() for z in space.onto(task.starts(space))]
+    return [{name: t.inv(value) for (name, value), t in zip(chain, onto, strict=True)} for chain in chains]
 
 
 def _chain(task: Task, start: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from pyrovae.checks import count, trusted
 from pyrovae.evaluation.coordinates import apart, check_chains
 from pyrovae.evaluation.importance import CHUNK, checked
-from pyrovae.inference_data import assemble, event_dims
+from pyrovae.inference_data import assemble, event_dims, latent_dim
 from pyrovae.modes import evaluating, frozen, isolated
 from pyrovae.registry import choose
 from pyrovae.training.batches import ordered
@@ -129,8 +129,7 @@ def sample_posterior(
     z = torch.cat([part.z for part in parts], 2)
     groups = {
         "posterior": {
-            name: (("chain", "draw", "row", "latent" if name == "z" else f"{name}_latent"), values)
-            for name, values in apart(vae, z).items()
+            name: (("chain", "draw", "row", latent_dim(name)), values) for name, values in apart(vae, z).items()
         },
         "sample_stats": variables,
         "observed_data": {"x": (("row", *event_dims(x)), x)},

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyrovae.evaluation.coordinates import Coordinates, Density, coordinates, latents
+from pyrovae.evaluation.coordinates import Coordinates, Density, Latents, coordinates, latents
 from pyrovae.vae import VAE
 
 DISPERSION = 2.0
@@ -76,17 +77,21 @@ class Task:
 
     def log_joint(self, z: Tensor) -> Tensor:
         """log p(x, z) in nats of z ``(..., B, D)``: ``(..., B)``, a few z's at a time."""
-        return self._some_at_a_time(latents(self.vae, self.x, self.condition).joint, z)
+        return self._some_at_a_time(self._latents.joint, z)
 
     def log_guide(self, z: Tensor) -> Tensor:
         """log q(z | x) in the same way."""
-        return self._some_at_a_time(latents(self.vae, self.x, self.condition).guide, z)
+        return self._some_at_a_time(self._latents.guide, z)
 
     def from_guide(self, *shape: int) -> Tensor:
         """Draws of q(z | x), ``(*shape, B, D)``, a few at a time."""
-        draw, count = latents(self.vae, self.x, self.condition).from_guide, math.prod(shape)
+        draw, count = self._latents.from_guide, math.prod(shape)
         draws = torch.cat([draw(min(self._at_once, count - i)) for i in range(0, count, self._at_once)])
         return draws.reshape(*shape, *draws.shape[1:])
+
+    @cached_property
+    def _latents(self) -> Latents:
+        return latents(self.vae, self.x, self.condition)
 
     @property
     def _at_once(self) -> int:
