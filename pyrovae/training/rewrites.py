@@ -1,13 +1,22 @@
-r"""A traced graph in a form of which Inductor makes faster code on a CPU: the same numbers, up to rounding.
+r"""Functions in a form of which Inductor makes faster code on a CPU: the same numbers, up to rounding.
 
-Measured on one core at 784 pixels and 200 tanh units, importance-weighted log p(x) takes three quarters of the time.
+Beside matrix products, most of a step is exponentials, for which Inductor calls a library, eight numbers at a time.
+Here they are polynomials, which become part of the loop around them; measured on one core, in nanoseconds an element,
+Bernoulli log-densities take 0.8 instead of 1.35, the sigmoids of their gradients 0.7 instead of 1.4, tanh 0.75 instead
+of 1.1.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.polynomial import Chebyshev, Polynomial
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
 aten = torch.ops.aten
@@ -17,62 +26,138 @@ FACTORS = 16
 LANES = 8
 """Numbers that a CPU works on at once."""
 
-
-Ops = Callable[..., Node]
-"""Makes a node that calls a function of aten's: the function, and its arguments."""
-
-
-def rewrite(graph: GraphModule) -> None:
-    """Change a graph in place, where its tensors are on a CPU."""
-
-    def ops(function: Callable[..., object], *args: object) -> Node:
-        return graph.graph.call_function(function, args)
-
-    for node in list(graph.graph.nodes):
-        change = CHANGES.get(node.target)
-        if change is None or _tensor(node).device.type != "cpu":
-            continue
-        with graph.graph.inserting_before(node):
-            other = change(node, ops)
-        if other is not None:
-            other.meta = dict(node.meta)
-            node.replace_all_uses_with(other)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
+LN2_HIGH = 0.693359375
+"""ln 2 in so few bits that its product with a number of at most 15 bits is exact in float32."""
+LEAST = -104.0
+"""Below it, e^a is 0 in float32."""
 
 
-def _tanh(node: Node, ops: Ops) -> Node:
-    r""":math:`\tanh a = 2 / (1 + e^{-2a}) - 1`: an absolute error of a few eps, in less than half of the time."""
-    power = ops(aten.exp.default, ops(aten.mul.Tensor, node.args[0], -2.0))
-    share = ops(aten.reciprocal.default, ops(aten.add.Tensor, power, 1.0))
-    return ops(aten.sub.Tensor, ops(aten.mul.Tensor, share, 2.0), 1.0)
+def _interpolate(function: Callable[[np.ndarray], np.ndarray], degree: int, low: float, high: float) -> list[float]:
+    """Coefficients, the highest power's first, of the polynomial that is ``function`` at Chebyshev's points."""
+    return Chebyshev.interpolate(function, degree, [low, high]).convert(kind=Polynomial).coef[::-1].tolist()
 
 
-def _log_bernoulli(node: Node, ops: Ops) -> Node | None:
-    r"""The sum over the last dimension of Bernoulli log-densities, of values x and logits l, as
+EXP = _interpolate(np.exp, 6, -math.log(2) / 2, math.log(2) / 2)
+r""":math:`e^r` for :math:`|r| \le \tfrac12 \ln 2`, to 3e-9."""
+
+
+def _polynomial(coefficients: list[float], a: Tensor) -> Tensor:
+    value = coefficients[0] * a + coefficients[1]
+    for c in coefficients[2:]:
+        value = value * a + c
+    return value
+
+
+def _exp(a: Tensor, shift: int = 0) -> Tensor:
+    r""":math:`2^s e^a = 2^{n + s} e^r` with :math:`n = [a / \ln 2]`, where neither power leaves float32's normal
+    numbers; the second power of two is put together from its bits."""
+    n = torch.round(a * (1 / math.log(2)))
+    r = (a - n * LN2_HIGH) - n * (math.log(2) - LN2_HIGH)
+    return _polynomial(EXP, r) * ((n + (127 + shift)) * 2.0**23).to(torch.int32).view(torch.float32)
+
+
+def _decay(a: Tensor) -> Tensor:
+    r""":math:`e^{-|a|}`, subnormal numbers too."""
+    if a.dtype != torch.float32:
+        return torch.exp(-a.abs())
+    return _exp((-a.abs()).clamp_min(LEAST), 24) * 2.0**-24
+
+
+def tanh(a: Tensor) -> Tensor:
+    r""":math:`2 / (1 + e^{-2a}) - 1`: an absolute error of a few eps."""
+    power = _exp(-2 * a.clamp(-20, 20)) if a.dtype == torch.float32 else torch.exp(-2 * a)
+    return 2 / (1 + power) - 1
+
+
+def sigmoid(a: Tensor) -> Tensor:
+    r""":math:`1 / (1 + e^{-a})`; in float32, at most 2e-38 from it where it is less than that."""
+    return 1 / (1 + (_exp(-a.clamp(-87, 87)) if a.dtype == torch.float32 else torch.exp(-a)))
+
+
+def softplus(a: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    r""":math:`\max(a, 0) + \log(1 + e^{-|a|})`."""
+    return a.relu() + _decay(a).log1p() if beta == 1 else NotImplemented
+
+
+def softplus_backward(gradient: Tensor, a: Tensor, beta: float, threshold: float) -> Tensor:
+    """The gradient of softplus, the sigmoid, times that of what follows."""
+    return gradient * sigmoid(a) if beta == 1 else NotImplemented
+
+
+def _on_cpu(function: Callable[..., Tensor]) -> Callable[..., Any]:
+    def change(*args: Any) -> Any:  # noqa: ANN401 - a tensor or NotImplemented
+        return function(*args) if args[0].device.type == "cpu" else NotImplemented
+
+    return change
+
+
+DECOMPOSITIONS = {
+    aten.tanh.default: _on_cpu(tanh),
+    aten.sigmoid.default: _on_cpu(sigmoid),
+    aten.softplus.default: _on_cpu(softplus),
+    aten.softplus_backward.default: _on_cpu(softplus_backward),
+}
+"""What ``make_fx`` is to put in the place of functions of aten's."""
+
+
+def log_bernoulli(shape: list[int], logits: Tensor, x: Tensor) -> Tensor:
+    r"""The sum over the last dimension of Bernoulli log-densities, of values x and logits l of a shape, as
 
     .. math::
-        \sum_d x_d l_d - \max(l_d, 0) - \sum_g \log \prod_{d \in g} (1 + e^{-|l_d|})
+        \sum_g \Bigl( \sum_{d \in g} x_d l_d - \max(l_d, 0) - \log \prod_{d \in g} (1 + e^{-|l_d|}) \Bigr)
 
     over groups g of up to 16: a logarithm for each group, in the place of one for each element.
     """
-    view = node.args[0]
-    entropy = _inside(_inside(view, aten.view.default), aten.neg.default)
-    # Neither weights nor a reduction.
-    plain = _inside(entropy, aten.binary_cross_entropy_with_logits.default) and entropy.args[2:] == (None, None, 0)
-    if not plain or node.args[1:] != ([-1],) or node.kwargs:
-        return None
-    logits, x = entropy.args[:2]
-    shape = list(_tensor(view).shape)
-    groups = shape[-1] // _factors(shape[-1])
-    if groups == shape[-1]:
-        return None
-    logits, x = (ops(aten.reshape.default, value, shape) for value in (logits, x))
-    near = ops(aten.exp.default, ops(aten.neg.default, ops(aten.abs.default, logits)))
-    factors = ops(aten.view.default, ops(aten.add.Tensor, near, 1.0), [*shape[:-1], shape[-1] // groups, groups])
-    logs = ops(aten.log.default, ops(aten.prod.dim_int, factors, -2))
-    linear = ops(aten.sub.Tensor, ops(aten.mul.Tensor, x, logits), ops(aten.relu.default, logits))
-    return ops(aten.sub.Tensor, *(ops(aten.sum.dim_IntList, part, [-1]) for part in (linear, logs)))
+    *rows, size = shape
+    logits, x = (values.reshape(*rows, _factors(size), -1) for values in (logits, x))
+    return ((x * logits - logits.relu()).sum(-2) - (_decay(logits) + 1).prod(-2).log()).sum(-1)
+
+
+def cross_entropy(logits: Tensor, x: Tensor) -> Tensor:
+    """The negative Bernoulli log-density of each element; of a value that is certain nothing cancels."""
+    return logits.relu() - x * logits + _decay(logits).log1p()
+
+
+def rewrite(graph: GraphModule) -> None:
+    """Change a graph in place, where its tensors are on a CPU: sums of Bernoulli log-densities become `log_bernoulli`,
+    others `cross_entropy`."""
+    entropy = aten.binary_cross_entropy_with_logits.default
+    for node in graph.graph.find_nodes(op="call_function", target=aten.sum.dim_IntList):
+        view = node.args[0]
+        inner = _inside(_inside(view, aten.view.default), aten.neg.default)
+        if not _plain(inner) or node.args[1:] != ([-1],) or node.kwargs:
+            continue
+        shape = list(view.meta["val"].shape)
+        if _factors(shape[-1]) > 1:
+            _replace(graph, node, partial(log_bernoulli, shape), inner.args[:2])
+    graph.graph.eliminate_dead_code()
+    for node in graph.graph.find_nodes(op="call_function", target=entropy):
+        if _plain(node) and node.meta["val"].dtype == torch.float32:
+            _replace(graph, node, cross_entropy, node.args[:2])
+    graph.recompile()
+
+
+def _plain(node: Node | None) -> bool:
+    """Whether a node is a cross-entropy on a CPU, with neither weights nor a reduction."""
+    return (
+        node is not None
+        and node.target is aten.binary_cross_entropy_with_logits.default
+        and node.args[2:] == (None, None, 0)
+        and node.meta["val"].device.type == "cpu"
+    )
+
+
+def _replace(graph: GraphModule, node: Node, function: Callable[..., Tensor], args: tuple[Node, ...]) -> None:
+    """Put the operations of a function of other nodes in the place of one."""
+    # Importing it takes a second.
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    inner = make_fx(lambda *inputs: function(*inputs))(*(arg.meta["val"] for arg in args))
+    places = inner.graph.find_nodes(op="placeholder")
+    with graph.graph.inserting_before(node):
+        value = graph.graph.graph_copy(inner.graph, dict(zip(places, args, strict=True)))
+    node.replace_all_uses_with(value)
+    graph.graph.erase_node(node)
 
 
 def _inside(node: Node | None, target: object) -> Node | None:
@@ -84,13 +169,3 @@ def _factors(size: int) -> int:
     """How many factors go into one product: a divisor of ``size``, that leaves whole lanes if one does."""
     divisors = [n for n in range(1, FACTORS + 1) if size % n == 0]
     return max(divisors, key=lambda n: (size // n % LANES == 0, n))
-
-
-def _tensor(node: Node) -> torch.Tensor:
-    return node.meta["val"]
-
-
-CHANGES: dict[object, Callable[[Node, Ops], Node | None]] = {
-    aten.tanh.default: _tanh,
-    aten.sum.dim_IntList: _log_bernoulli,
-}

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from pyrovae.checks import trusted
-from pyrovae.training.rewrites import rewrite
+from pyrovae.training.rewrites import DECOMPOSITIONS, rewrite
 
 
 class NotTraceable(Exception):
@@ -85,7 +85,9 @@ class Traced:
 
         try:
             with _without_looking():
-                graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
+                graph = make_fx(
+                    flat, decomposition_table=DECOMPOSITIONS, tracing_mode="fake", _allow_non_fake_inputs=True
+                )(*tensors)
         except Exception as error:
             raise _not_traceable(error) from error
         closed = _lift(graph)
@@ -124,9 +126,14 @@ class _Untouched(TorchDispatchMode):
 
 def _inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
     """The graph as machine code; the one place that knows how torch is asked for it."""
-    # Random numbers by torch's own kernels: Inductor's are others, and of many draws ten times as slow.
+    options = {
+        # By torch's own kernels: Inductor's random numbers are others, and of many draws ten times as slow.
+        "fallback_random": True,
+        # a b + c in one instruction, with one rounding, as on a GPU.
+        "cpp.enable_floating_point_contract_flag": "fast",
+    }
     with torch.no_grad():
-        return torch._inductor.compile(graph, inputs, options={"fallback_random": True})
+        return torch._inductor.compile(graph, inputs, options=options)
 
 
 def _not_traceable(error: Exception) -> NotTraceable:
