@@ -64,9 +64,9 @@ class Numbers(nn.Module):
         return self.part.params(inputs).unflatten(-1, self.shape)
 
 
-def pair(size: Size) -> tuple[nn.Module, nn.Module]:
+def pair(size: Size, seed: int = 0) -> tuple[nn.Module, nn.Module]:
     """An encoder to ``2 D`` numbers and a decoder to logits."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     if not size.hidden:
         vae = pyrovae.VAE(size.event_shape, size.latent_dim, encoder="conv", decoder="conv")
         return Numbers(vae.posterior, (2 * size.latent_dim,)), Numbers(vae.likelihood, size.event_shape)
@@ -111,9 +111,11 @@ def by_hand(size: Size, x: Tensor, *, compiled: bool) -> Step:
     return step
 
 
-def programs(size: Size) -> tuple[Callable[[Tensor], None], Callable[[Tensor], None]]:
-    """Model and guide in the manner of Pyro's example (https://pyro.ai/examples/vae.html)."""
-    encoder, decoder = pair(size)
+def programs(
+    size: Size, networks: tuple[nn.Module, nn.Module] | None = None
+) -> tuple[Callable[[Tensor], None], Callable[[Tensor], None]]:
+    """Model and guide in the manner of Pyro's example (https://pyro.ai/examples/vae.html), of given networks or new."""
+    encoder, decoder = networks or pair(size)
 
     def model(x: Tensor) -> None:
         pyro.module("decoder", decoder)
@@ -145,7 +147,7 @@ def pyro_svi(size: Size, x: Tensor) -> Step:
     return own_store(lambda: svi.step(next(rows)))
 
 
-def pyro_example(size: Size, x: Tensor) -> Step:
+def pyro_example(size: Size, x: Tensor, networks: tuple[nn.Module, nn.Module] | None = None) -> Step:
     """The loop of Pyro's example: a DataLoader that makes a tensor of each picture, and Trace_ELBO."""
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
@@ -164,7 +166,7 @@ def pyro_example(size: Size, x: Tensor) -> Step:
         def __getitem__(self, i: int) -> Tensor:
             return picture(Image.fromarray(pictures[i].numpy(), mode="L"))
 
-    svi = SVI(*programs(size), pyro.optim.Adam({"lr": LR}), Trace_ELBO())
+    svi = SVI(*programs(size, networks), pyro.optim.Adam({"lr": LR}), Trace_ELBO())
 
     def forever() -> Iterator[Tensor]:
         while True:
