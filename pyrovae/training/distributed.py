@@ -108,7 +108,7 @@ class Exchange:
         for p, count, part in zip(params, given, parts, strict=True):
             p.grad = part.view_as(p) if count else None
 
-    def outcome(self, own: float) -> tuple[float, bool]:
+    def outcome(self, own: float | Tensor) -> tuple[float | Tensor, bool]:
         """The loss of the step, and whether time is up: the same on all processes. ``own``: this one's loss."""
         return (own, self._is_late()) if self.world.size == 1 else (self._loss, self._late)
 

@@ -27,6 +27,7 @@ from pyrovae.training.checkpoint import Checkpoint
 from pyrovae.training.history import EpochMean, Row
 from pyrovae.training.svi import CompiledSVI
 from pyrovae.training.validation import look, validate
+from pyrovae.training.watch import Watch
 from pyrovae.vae import VAE
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def fit(
     look(vae, *(None if rows is None else rows[:batch_size] for rows in source.head), seed)
 
     split = Split(vae.model, config_enumerate(vae.guide) if isinstance(estimator, TraceEnum_ELBO) else vae.guide)
-    weight = KLWeight(torch.tensor(float(beta), dtype=vae.like.dtype))
+    weight = KLWeight(vae.like.new_tensor(float(beta)))
     model, guide = (weight(split.model), weight(split.guide)) if weighted else (split.model, split.guide)
     vae.zero_grad()
     moves = optimizers.make(optimizer, vae.parameters(), lr)
@@ -211,26 +212,22 @@ def fit(
             for group in moves.param_groups:
                 group["lr"] = rate
             mean, steps = EpochMean(), source.times.total()
+            watch = Watch(best, epoch + 1, rate, vae.like.device)
             for i, (batch, c) in enumerate(stack.enter_context(closing(source.epoch(generator, draws)))):
                 # Of a stream of unknown length it stays as it is at the beginning of the first epoch.
                 now = epoch + (min(i / steps, 1.0) if steps else 0.0)
                 kl_weight = schedules.kl_weight(beta, warmup, now, epochs=epochs, cycles=cycles)
                 weight.weight.fill_(kl_weight)
-                own = svi.step(batch, c) if len(batch) else svi.idle()
+                own = svi.advance(batch, c) if len(batch) else svi.idle()
                 loss, late = exchange.outcome(own)
-                if not math.isfinite(loss):
-                    best.reject()
-                    raise FloatingPointError(
-                        f"expected a finite loss, got {loss} at epoch {epoch + 1}, step {i + 1}. The model has the "
-                        f"weights of epoch {best.epoch} back. Try a lower lr (now {rate:g}) or clip_norm."
-                    )
-                best.confirm()
+                watch.add(loss)
                 if len(batch):
                     mean.add(len(batch), -own, svi.last)
                 bar.update()
                 if late:
                     stopped = "seconds"
                     break
+            watch.look()
             row: Row = {"epoch": epoch + 1, **mean.row(world), "beta": kl_weight, "lr": rate}
             if validation is not None:
                 row |= validate(vae, validation, validation_condition, batch_size, seed, world)

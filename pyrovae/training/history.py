@@ -22,15 +22,15 @@ class EpochMean:
 
     def __init__(self) -> None:
         self.rows = 0
-        self.objective = 0.0
+        self.objective: Tensor | float = 0.0
         self.reconstruction: Tensor | float = 0.0
         self.kl: Tensor | float = 0.0
 
-    def add(self, rows: int, objective: float, terms: Terms) -> None:
+    def add(self, rows: int, objective: Tensor | float, terms: Terms) -> None:
         """``objective``: summed over the batch; ``terms``: (..., rows), averaged here over particles."""
-        self.rows += rows
-        self.objective += objective
         # In float64, and on the device: no rounding over many batches and no wait for a GPU.
+        self.rows += rows
+        self.objective = self.objective + (objective.double() if isinstance(objective, Tensor) else objective)
         self.reconstruction = self.reconstruction + _sum(terms.reconstruction)
         self.kl = self.kl + _sum(terms.kl)
 

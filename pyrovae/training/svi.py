@@ -94,6 +94,10 @@ class CompiledSVI:
 
     def step(self, *args: Any, **kwargs: Any) -> float:  # noqa: ANN401 - as the model has it
         """Take a step; returns the loss before it."""
+        return float(self.advance(*args, **kwargs))
+
+    def advance(self, *args: Any, **kwargs: Any) -> float | Tensor:  # noqa: ANN401
+        """Take a step, whose loss, if it is a compiled one, stays on the device: nothing waits for it there."""
         call = Call(args, kwargs)
         if self.reason is None and call.shape in self._seen and (self.worth is None or self.worth(*args, **kwargs)):
             try:
@@ -175,7 +179,7 @@ class CompiledSVI:
 
     # Compiled
 
-    def _compiled_step(self, call: Call) -> float:
+    def _compiled_step(self, call: Call) -> Tensor:
         groups = self.optimizer.param_groups
         if not self._rates:
             self._inside = self._reduce is None and update.traceable(self.optimizer)
@@ -192,8 +196,9 @@ class CompiledSVI:
         if not self._inside:
             for p, g in zip(self._moved, rest[self._extras :], strict=True):
                 p.grad = g
-            self._move(float(loss))
-        return float(loss)
+            # Of several processes each tells the others its loss; one alone has nobody to tell.
+            self._move(0.0 if self._reduce is None else float(loss))
+        return loss
 
     def _graph(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
         """What is compiled: the loss, what ``extra`` gives, and where it moves no parameters, the gradients."""

@@ -17,7 +17,7 @@ def _adam(p: Tensor, g: Tensor, rates: Tensor, state: dict[str, Any], group: dic
     """Kingma & Ba (2015), https://arxiv.org/abs/1412.6980; AdamW: Loshchilov & Hutter (2019),
     https://arxiv.org/abs/1711.05101."""
     (beta1, beta2), decay = group["betas"], group["weight_decay"]
-    lr, step_size, root = rates
+    lr, step_size, eps = rates
     if decay and group["decoupled_weight_decay"]:
         p.mul_(1 - lr * decay)
     elif decay:
@@ -26,7 +26,7 @@ def _adam(p: Tensor, g: Tensor, rates: Tensor, state: dict[str, Any], group: dic
     state["step"].add_(1)
     first.lerp_(g, 1 - beta1)
     second.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-    p.sub_(step_size * (first / (second.sqrt() / root + group["eps"])))
+    p.sub_(step_size * (first / (second.sqrt() + eps)))
 
 
 def _sgd(p: Tensor, g: Tensor, rates: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
@@ -52,26 +52,37 @@ def traceable(optimizer: Optimizer) -> bool:
     return plain and type(optimizer) in (Adam, AdamW, SGD)
 
 
+def waits(device: torch.device) -> bool:
+    """Whether to look at a number there is to wait until all work on it is done."""
+    return device.type != "cpu"
+
+
 class Steps:
     """How many steps an optimizer's parameters have taken, whoever has taken them."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer, self._one, self._next = optimizer, None, -1.0
+        optimizer.register_step_post_hook(self._forget)
+        optimizer.register_load_state_dict_post_hook(self._forget)
 
     def taken(self) -> float | None:
         """Of those that have taken any, one number; None where they differ."""
-        # One of them is looked at, and the others only if it is not where the last step of a graph has left it.
-        if self._one is None or float(self._one) != self._next:
+        # One of them is looked at, where nobody has to wait for it, and the others only if it is not where the last
+        # step of a graph has left it.
+        if self._one is None or (not waits(self._one.device) and float(self._one) != self._next):
             steps = [state["step"] for state in self.optimizer.state.values() if "step" in state]
             steps = [step for step in steps if step > 0]
             if len({float(step) for step in steps}) > 1:
                 return None
             if not steps:
                 return 0.0
-            self._one = steps[0]
-        found = float(self._one)
-        self._next = found + 1
-        return found
+            self._one, self._next = steps[0], float(steps[0])
+        self._next += 1
+        return self._next - 1
+
+    def _forget(self, *_: object) -> None:
+        """The optimizer has taken a step of its own, or been given another state."""
+        self._one = None
 
 
 def rates(group: dict[str, Any]) -> Tensor:
@@ -81,13 +92,18 @@ def rates(group: dict[str, Any]) -> Tensor:
 
 
 def fill(held: Tensor, group: dict[str, Any], taken: float) -> None:
-    r"""Put in the learning rate, and of Adam's ``taken + 1``-st step,
-    :math:`\eta / (1 - \beta_1^t)` and :math:`\sqrt{1 - \beta_2^t}`.
+    r"""Put in the learning rate, and of Adam's ``taken + 1``-st step
+    :math:`\eta \sqrt{1 - \beta_2^t} / (1 - \beta_1^t)` and :math:`\epsilon \sqrt{1 - \beta_2^t}`, with which it is
+
+    .. math:: \frac{\eta}{1 - \beta_1^t} \, \frac{m}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+        = \frac{\eta \sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \, \frac{m}{\sqrt v + \epsilon \sqrt{1 - \beta_2^t}}.
 
     Not in the graph: there they would be worked out for each element of each parameter.
     """
     lr, t, (beta1, beta2) = group["lr"], taken + 1, group.get("betas", (0.0, 0.0))
-    held.copy_(torch.tensor([lr, lr / (1 - beta1**t), (1 - beta2**t) ** 0.5], dtype=held.dtype))
+    root = (1 - beta2**t) ** 0.5
+    values = [lr, lr * root / (1 - beta1**t), group.get("eps", 0.0) * root]
+    held.copy_(torch.tensor(values, dtype=held.dtype), non_blocking=True)
 
 
 def start(optimizer: Optimizer) -> None:

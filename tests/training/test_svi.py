@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import itertools
 import warnings
 
 import pyro
@@ -11,6 +12,7 @@ import torch
 from pyro.distributions import constraints
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyrovae
 from pyrovae import VAE, CompiledSVI, elbos
@@ -359,6 +361,73 @@ def test_auto_compiles_what_has_many_steps(tiny, as_traced, monkeypatch):
         as_traced.clear()
         pyrovae.fit(tiny(), X, epochs=epochs, batch_size=10, progress=False)  # 10, 10 and 3 rows an epoch
         assert len(as_traced) == graphs
+
+
+class Looks(TorchDispatchMode):
+    """Counts how often Python looks at a number of a tensor."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_gpu_is_not_waited_for(tiny, as_traced, monkeypatch):
+    """As if numbers lay on one: Python looks at none of them from step to step, and the fit is the same."""
+    vaes, histories, looks = [tiny(), tiny()], [], []
+    for vae, wait in zip(vaes, (False, True), strict=True):
+        for module in ("update", "watch"):
+            monkeypatch.setattr(importlib.import_module(f"pyrovae.training.{module}"), "waits", lambda _, w=wait: w)
+        each = []
+
+        def counted(vae, row, each=each):
+            each.append(mode.count)
+
+        with Looks() as mode:
+            histories.append(
+                pyrovae.fit(
+                    vae, X.repeat(10, 1), epochs=4, batch_size=23, progress=False, compile=True, callbacks=[counted]
+                )
+            )
+        looks.append([b - a for a, b in itertools.pairwise(each)])
+    close(*vaes, 0)
+    columns = [name for name in histories[0].columns if name != "seconds"]
+    assert histories[0][columns].equals(histories[1][columns])
+    # All losses of an epoch are one look, and its three means are three.
+    assert looks[1][1:] == [3, 3] and looks[0][1:] == [23, 23]
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_the_first_loss_that_is_not_finite_is_named(tiny, as_traced, monkeypatch, wait):
+    for module in ("update", "watch"):
+        monkeypatch.setattr(importlib.import_module(f"pyrovae.training.{module}"), "waits", lambda _: wait)
+    vae = tiny()
+
+    def spoil(vae, row):
+        if row["epoch"] == 2:
+            with torch.no_grad():
+                next(vae.parameters()).fill_(torch.nan)
+
+    with pytest.raises(
+        FloatingPointError, match="got nan at epoch 3, step 1. The model has the weights of epoch 1 back"
+    ):
+        pyrovae.fit(vae, X, epochs=4, batch_size=10, progress=False, compile=True, callbacks=[spoil])
+    assert all(p.isfinite().all() for p in vae.parameters())
+
+
+def test_an_optimizer_that_moves_by_itself_is_noticed(tiny, as_traced, monkeypatch):
+    """Though nobody looks at its state: a step of its own, and a state that is put back."""
+    monkeypatch.setattr(update, "waits", lambda _: True)
+    vaes = [tiny(), tiny()]
+    for vae, kind in zip(vaes, (CompiledSVI, SVI), strict=True):
+        adam = torch.optim.Adam(vae.parameters(), lr=0.01)
+        svi = kind(vae.model, vae.guide, Joint(adam) if kind is SVI else adam, Trace_ELBO())
+        torch.manual_seed(1)
+        for move in (svi.step, svi.step, lambda _, a=adam: a.step(), svi.step, svi.step):
+            move(X)
+        assert {float(state["step"]) for state in adam.state.values()} == {5.0}
+    close(*vaes, 1e-6)
 
 
 def test_what_a_transform_makes_is_checked_in_compiled_steps_too(tiny, as_traced):
