@@ -153,7 +153,7 @@ def test_two_processes_are_one(tmp_path):
 
 
 DYING = """
-import os, signal, sys
+import os, signal, sys, time
 from pyrovae import cli
 
 module = sys.modules["pyrovae.training.fit"]
@@ -162,7 +162,7 @@ validate, calls = module.validate, []
 def dying(*arguments):
     calls.append(1)
     if os.environ["RANK"] == "1" and len(calls) == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
+        END
     return validate(*arguments)
 
 module.validate = dying
@@ -172,7 +172,7 @@ cli.main(sys.argv[1:])
 
 def test_a_process_that_dies_ends_the_run_which_can_go_on(tmp_path):
     """It is killed in epoch 3; torchrun starts it anew, and it is killed in epoch 5; it is told to go on to the end."""
-    (tmp_path / "dying.py").write_text(DYING)
+    (tmp_path / "dying.py").write_text(DYING.replace("END", "os.kill(os.getpid(), signal.SIGKILL)"))
     done = torchrun("dying.py", *FIT, "--epochs", "6", cwd=tmp_path, restarts=1)
     assert done.returncode != 0 and done.stderr.count("exitcode: -9") == 2 and "SIGKILL" in done.stderr
     file = tmp_path / "run" / "history.csv"
@@ -186,6 +186,19 @@ def test_a_process_that_dies_ends_the_run_which_can_go_on(tmp_path):
         patch.setattr("pyrovae.pipeline.fit._export", lambda *arguments: None)
         cli.main([*FIT, "--epochs", "6", "--resume"])
     assert pd.read_csv(file)["epoch"].tolist() == [1, 2, 3, 4, 5, 6] and file.read_text().startswith(before)
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_ends_the_run(tmp_path):
+    """The other waits for it in epoch 3, and then gives up."""
+    (tmp_path / "dying.py").write_text(DYING.replace("END", "time.sleep(1000)"))
+    done = torchrun("dying.py", *FIT, "--epochs", "6", cwd=tmp_path)
+    assert done.returncode != 0 and "Timed out" in done.stderr
+    file = tmp_path / "run" / "history.csv"
+    assert 45 < time.time() - file.stat().st_mtime < 75
+    assert pd.read_csv(file)["epoch"].tolist() == [1, 2]
+    last = pyrovae.load(tmp_path / "run" / "checkpoints" / "last.safetensors")
+    assert all(torch.isfinite(value).all() for value in last.state_dict().values())
 
 
 # Without starting any
