@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from joblib import Parallel
 
 
 def sweep(
@@ -27,7 +30,17 @@ def sweep(
     if n_jobs == 1:
         results = (run(*each) for each in settings)
     else:
-        from joblib import Parallel, delayed
+        from joblib import delayed
 
-        results = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(run)(*each) for each in settings)
+        results = _parallel(n_jobs)(delayed(run)(*each) for each in settings)
     return list(tqdm(results, total=len(settings), disable=not progress, desc=desc, unit="run", delay=2))
+
+
+def _parallel(n_jobs: int) -> Parallel:
+    from joblib import Parallel
+
+    try:
+        return Parallel(n_jobs=n_jobs, return_as="generator")
+    except ValueError:
+        # Ray's gives all results at the end, so that the bar stands still until then.
+        return Parallel(n_jobs=n_jobs)

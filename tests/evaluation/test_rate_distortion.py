@@ -5,10 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from joblib import parallel_config
+from joblib.parallel import ThreadingBackend
 from torch import nn
 
 import pyrovae
 from pyrovae import VAE
+from pyrovae.training.sweep import sweep
 
 VARIANCES = [4.0, 2.0, 0.7]
 
@@ -74,3 +77,10 @@ def test_jobs_at_a_time_give_the_same():
         )  # fmt: skip
 
     assert run(2).equals(run(1))
+
+
+def test_a_backend_that_gives_all_results_at_once(monkeypatch):
+    """As that of Ray does."""
+    monkeypatch.setattr(ThreadingBackend, "supports_return_generator", False)
+    with parallel_config("threading"):
+        assert sweep(pow, [(2, 3), (3, 2)], n_jobs=2, progress=False) == [8, 9]
