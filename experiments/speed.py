@@ -222,6 +222,7 @@ def main() -> None:
     parser.add_argument("--bursts", type=int, default=15)
     parser.add_argument("--runs", type=int, default=1, help="of all bursts, one after the other")
     parser.add_argument("--only", nargs="+", choices=SIZES, default=list(SIZES), metavar="SIZE")
+    parser.add_argument("--without", nargs="+", default=[], metavar="NAME", help="candidates to leave out")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -230,7 +231,7 @@ def main() -> None:
     for title in arguments.only:
         size = SIZES[title]
         x = (torch.rand(size.batch * max(EPOCH, 20), *size.event_shape) > 0.7).float()
-        steps = candidates(size, x)
+        steps = {name: step for name, step in candidates(size, x).items() if name not in arguments.without}
         for run in range(1, arguments.runs + 1):
             parts.append(summary(title, measure(steps, arguments.bursts, title)).assign(run=run))
             print(parts[-1].drop(columns="size").round(3).to_string(index=False), flush=True)

@@ -105,7 +105,8 @@ def fit(
             which the weight of the KL rises do not count.
         seconds: time after which to stop, in the middle of an epoch too.
         seed: of the batches and the draws. Parameters are initialised when the VAE is made, by ``torch.manual_seed``.
-        device: "auto" takes a GPU where there is one.
+        device: "auto" takes a GPU where there is one. Losses stay there and are looked at a hundred at a time;
+            ``torch.set_float32_matmul_precision("high")`` beforehand lets its matrix products run in TF32.
         compile: whether steps are compiled (see `pyrovae.CompiledSVI`); "auto": where there are so many of them, of one
             shape, and so much time, that it pays. Either way the draws are the same.
         precision: "bfloat16" runs the matrix products of training in it (by ``torch.autocast``).
