@@ -84,18 +84,23 @@ def softplus_backward(gradient: Tensor, a: Tensor, beta: float, threshold: float
     return gradient * sigmoid(a) if beta == 1 else NotImplemented
 
 
-def _on_cpu(function: Callable[..., Tensor]) -> Callable[..., Any]:
+def _ours(a: Tensor) -> bool:
+    """Whether it is on a CPU, and its rounding errors are small enough to be added up."""
+    return a.device.type == "cpu" and a.dtype in (torch.float32, torch.float64)
+
+
+def _where_ours(function: Callable[..., Tensor]) -> Callable[..., Any]:
     def change(*args: Any) -> Any:  # noqa: ANN401 - a tensor or NotImplemented
-        return function(*args) if args[0].device.type == "cpu" else NotImplemented
+        return function(*args) if _ours(args[0]) else NotImplemented
 
     return change
 
 
 DECOMPOSITIONS = {
-    aten.tanh.default: _on_cpu(tanh),
-    aten.sigmoid.default: _on_cpu(sigmoid),
-    aten.softplus.default: _on_cpu(softplus),
-    aten.softplus_backward.default: _on_cpu(softplus_backward),
+    aten.tanh.default: _where_ours(tanh),
+    aten.sigmoid.default: _where_ours(sigmoid),
+    aten.softplus.default: _where_ours(softplus),
+    aten.softplus_backward.default: _where_ours(softplus_backward),
 }
 """What ``make_fx`` is to put in the place of functions of aten's."""
 
@@ -119,7 +124,7 @@ def cross_entropy(logits: Tensor, x: Tensor) -> Tensor:
 
 
 def rewrite(graph: GraphModule) -> None:
-    """Change a graph in place, where its tensors are on a CPU: sums of Bernoulli log-densities become `log_bernoulli`,
+    """Change a graph in place, where its tensors are ours: sums of Bernoulli log-densities become `log_bernoulli`,
     others `cross_entropy`."""
     entropy = aten.binary_cross_entropy_with_logits.default
     for node in graph.graph.find_nodes(op="call_function", target=aten.sum.dim_IntList):
@@ -132,18 +137,18 @@ def rewrite(graph: GraphModule) -> None:
             _replace(graph, node, partial(log_bernoulli, shape), inner.args[:2])
     graph.graph.eliminate_dead_code()
     for node in graph.graph.find_nodes(op="call_function", target=entropy):
-        if _plain(node) and node.meta["val"].dtype == torch.float32:
+        if _plain(node):
             _replace(graph, node, cross_entropy, node.args[:2])
     graph.recompile()
 
 
 def _plain(node: Node | None) -> bool:
-    """Whether a node is a cross-entropy on a CPU, with neither weights nor a reduction."""
+    """Whether a node is a cross-entropy of ours, with neither weights nor a reduction."""
     return (
         node is not None
         and node.target is aten.binary_cross_entropy_with_logits.default
         and node.args[2:] == (None, None, 0)
-        and node.meta["val"].device.type == "cpu"
+        and _ours(node.meta["val"])
     )
 
 
