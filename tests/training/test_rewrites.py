@@ -154,7 +154,8 @@ def test_machine_code_of_them():
     a = torch.cat([numbers(torch.float32), torch.tensor([torch.nan])])
     found = traced.Traced(lambda a: tuple(function(a) for function, _, _ in cases))(a)
     for value, (_, function, least) in zip(found, cases, strict=True):
-        exact = torch.from_numpy(function(a.double().numpy()))
+        with np.errstate(invalid="ignore"):
+            exact = torch.from_numpy(function(a.double().numpy()))
         assert torch.equal(value.isnan(), exact.isnan())
         finite = exact.isfinite() & value.isfinite()
         error = (value.double() - exact).abs()[finite]
