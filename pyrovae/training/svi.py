@@ -31,8 +31,8 @@ class CompiledSVI:
     each shape of the arguments is Pyro's own, with all of its checks; the second is traced, Pyro's handlers and all,
     into one graph, which torch's Inductor compiles; from then on no Python of Pyro's runs, and the values of data are
     looked at no more. Parameters and the state of the optimizer are those of the user, changed in place: put a model on
-    its device, and load an optimizer's state, before the first step. Draws are new at each step, and from one
-    ``torch.manual_seed`` they are those that Pyro makes.
+    its device before the first step. An optimizer that is given another state is traced anew. Draws are new at each
+    step, and from one ``torch.manual_seed`` they are those that Pyro makes.
 
     What cannot be one graph (a program that looks at its numbers, or grows or shrinks) is run by Pyro's SVI, as is
     everything where there is no C++ compiler; a warning says why, once.
@@ -186,6 +186,7 @@ class CompiledSVI:
             if self._inside:
                 update.start(self.optimizer)
             self._rates, self._steps = [update.rates(group) for group in groups], update.Steps(self.optimizer)
+            self._loaded = self.optimizer.register_load_state_dict_post_hook(self._renew)
         if self._inside:
             if (taken := self._steps.taken()) is None:
                 raise NotTraceable("some parameters have taken more steps than others")
@@ -199,6 +200,11 @@ class CompiledSVI:
             # Of several processes each tells the others its loss; one alone has nobody to tell.
             self._move(0.0 if self._reduce is None else float(loss))
         return loss
+
+    def _renew(self, *_: object) -> None:
+        """The optimizer has been given another state, of which graphs know nothing."""
+        self._rates, self._traced = [], Traced(self._graph)
+        self._loaded.remove()
 
     def _graph(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
         """What is compiled: the loss, what ``extra`` gives, and where it moves no parameters, the gradients."""

@@ -63,7 +63,6 @@ class Steps:
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer, self._one, self._next = optimizer, None, -1.0
         optimizer.register_step_post_hook(self._forget)
-        optimizer.register_load_state_dict_post_hook(self._forget)
 
     def taken(self) -> float | None:
         """Of those that have taken any, one number; None where they differ."""
@@ -81,7 +80,7 @@ class Steps:
         return self._next - 1
 
     def _forget(self, *_: object) -> None:
-        """The optimizer has taken a step of its own, or been given another state."""
+        """The optimizer has taken a step of its own."""
         self._one = None
 
 

@@ -399,20 +399,24 @@ def test_a_gpu_is_not_waited_for(tiny, as_traced, monkeypatch):
 
 
 @pytest.mark.parametrize("wait", [False, True])
-def test_the_first_loss_that_is_not_finite_is_named(tiny, as_traced, monkeypatch, wait):
+@pytest.mark.parametrize(("step", "back"), [(1, 1), (2, 2)])
+def test_the_first_loss_that_is_not_finite_is_named(tiny, as_traced, monkeypatch, wait, step, back):
+    """In epoch 3: where it is the first with the weights of epoch 2, those are not to be trusted."""
     for module in ("update", "watch"):
         monkeypatch.setattr(importlib.import_module(f"pyrovae.training.{module}"), "waits", lambda _: wait)
-    vae = tiny()
+    vae, calls = tiny(), []
 
-    def spoil(vae, row):
-        if row["epoch"] == 2:
+    def spoil(batch, generator):
+        calls.append(batch)
+        # One of all data, and three steps an epoch.
+        if len(calls) == 7 + step:
             with torch.no_grad():
                 next(vae.parameters()).fill_(torch.nan)
+        return batch
 
-    with pytest.raises(
-        FloatingPointError, match="got nan at epoch 3, step 1. The model has the weights of epoch 1 back"
-    ):
-        pyrovae.fit(vae, X, epochs=4, batch_size=10, progress=False, compile=True, callbacks=[spoil])
+    message = f"got nan at epoch 3, step {step}. The model has the weights of epoch {back} back"
+    with pytest.raises(FloatingPointError, match=message):
+        pyrovae.fit(vae, X, transform=spoil, epochs=4, batch_size=10, progress=False, compile=True)
     assert all(p.isfinite().all() for p in vae.parameters())
 
 
@@ -426,7 +430,14 @@ def test_an_optimizer_that_moves_by_itself_is_noticed(tiny, as_traced, monkeypat
         torch.manual_seed(1)
         for move in (svi.step, svi.step, lambda _, a=adam: a.step(), svi.step, svi.step):
             move(X)
-        assert {float(state["step"]) for state in adam.state.values()} == {5.0}
+        state = adam.state_dict()
+        for each in state["state"].values():
+            each["step"] = torch.tensor(100.0)
+        adam.load_state_dict(state)
+        svi.step(X)
+        svi.step(X)
+        assert {float(each["step"]) for each in adam.state.values()} == {102.0}
+    assert len(as_traced) == 2
     close(*vaes, 1e-6)
 
 
