@@ -15,6 +15,7 @@ from torch import nn
 from pyrovae import VAE, likelihoods
 from pyrovae.datasets import LinearGaussian
 from pyrovae.distributions import inverse_scale
+from pyrovae.training import traced
 
 TRIPLES = Path(__file__).parent / "results" / "triples.csv"
 
@@ -90,6 +91,20 @@ def coarse_figures(monkeypatch):
         FigureCanvasAgg(figure).print_png(path)
 
     monkeypatch.setattr(Figure, "savefig", coarsely)
+
+
+@pytest.fixture
+def as_traced(monkeypatch):
+    """Graphs are run as they were traced, operation by operation, in place of machine code, which takes ten seconds;
+    they are kept in this list."""
+    made = []
+
+    def compiled(graph, inputs):
+        made.append(graph)
+        return graph
+
+    monkeypatch.setattr(traced, "_inductor", compiled)
+    return made
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae.checks import trusted
-from pyrovae.evaluation.annealing import check_annealing, forward, path, pilot
+from pyrovae.evaluation.annealing import check_annealing, forward, path, pilot, tempered
 from pyrovae.evaluation.coordinates import check_chains, coordinates
 from pyrovae.evaluation.importance import CHUNK, checked
 from pyrovae.evaluation.weights import LogMarginal, log_mean_weight
@@ -41,7 +41,7 @@ def ais(
 
     Betas follow a sigmoid. Step sizes, for each row and step, are found by a few chains that are then thrown away, so
     that they depend on none of the chains that count. Chains move in coordinates without bounds, scaled by the
-    guide's standard deviations.
+    guide's standard deviations. Where they take long, densities and their gradients are compiled.
 
     Args:
         vae: the model, with a continuous z, of one layer or several.
@@ -64,7 +64,8 @@ def ais(
     check_annealing(num_chains, num_steps, leapfrog, start)
     check_chains(vae, "ais", "Use pyrovae.log_marginal.")
     x, condition = checked(vae, x, condition, num_chains, chunk)
-    parts = []
+    parts, at_once = [], max(1, chunk // num_chains)
+    states = tempered(vae, start, num_steps, leapfrog, len(x), at_once)
     with (
         isolated(seed, validation=False),
         evaluating(vae),
@@ -72,8 +73,8 @@ def ais(
         trusted(),
         tqdm(total=2 * num_steps * len(x), disable=not progress, unit="step", desc="annealing", delay=2) as bar,
     ):
-        for _, rows, c in ordered(x, condition, max(1, chunk // num_chains)):
-            steps = path(coordinates(vae, rows, c, "ais"), start, num_steps, leapfrog)
+        for _, rows, c in ordered(x, condition, at_once):
+            steps = path(coordinates(vae, rows, c, "ais"), states, start, num_steps, leapfrog)
             sizes = pilot(steps, bar)
             parts.append(log_mean_weight(forward(steps, sizes, num_chains, bar)))
     return LogMarginal(*(torch.cat(part) for part in zip(*parts, strict=True)))

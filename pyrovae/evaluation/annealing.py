@@ -9,9 +9,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae.checks import count
-from pyrovae.evaluation.chains import FIRST, TARGET, move, state
-from pyrovae.evaluation.coordinates import Coordinates, Density
+from pyrovae.evaluation.chains import FIRST, TARGET, State, move
+from pyrovae.evaluation.coordinates import Coordinates
+from pyrovae.evaluation.states import States
 from pyrovae.registry import choose
+from pyrovae.vae import VAE
 
 STARTS = ("posterior", "prior")
 CHANGE = 1.2
@@ -34,19 +36,17 @@ class Path:
 
     Attributes:
         space: the coordinates u.
+        states: those of chains under :math:`f_t`.
         start: :math:`f_0`: "posterior", the guide, or "prior".
         leapfrog: steps of the integrator in a move.
         betas: from 0 to 1, ``(T + 1,)``.
     """
 
     space: Coordinates
+    states: States
     start: str
     leapfrog: int
     betas: Tensor
-
-    @property
-    def first(self) -> Density:
-        return self.space.guide if self.start == "posterior" else self.space.prior
 
     def sample(self, chains: int) -> Tensor:
         """Draws ``(chains, B, D)`` of u from :math:`f_0`."""
@@ -55,22 +55,35 @@ class Path:
     def difference(self, u: Tensor) -> Tensor:
         """log p(x, u) - log f_0(u)."""
         with torch.no_grad():
-            return self.space.joint(u) - self.first(u)
+            return self.space.joint(u) - _first(self.space, self.start, u)
 
     def move(self, u: Tensor, t: int, size: Tensor) -> tuple[Tensor, Tensor]:
         """One move under :math:`f_t` with step sizes ``(B,)``, and the probability that it was accepted."""
 
-        def density(u: Tensor) -> Tensor:
-            return self.first(u).lerp(self.space.joint(u), self.betas[t])
+        def field(u: Tensor) -> State:
+            return self.states(self.space, u, self.betas[t])
 
-        here, probability, _ = move(density, state(density, u), size[:, None] * self.space.scale, self.leapfrog)
+        here, probability, _ = move(field, field(u), size[:, None] * self.space.scale, self.leapfrog)
         return here.u, probability
 
 
-def path(space: Coordinates, start: str, num_steps: int, leapfrog: int) -> Path:
+def tempered(vae: VAE, start: str, num_steps: int, leapfrog: int, rows: int, at_once: int) -> States:
+    """The states of chains under densities between :math:`f_0` and log p(x, z), for the paths of all rows."""
+
+    def density(space: Coordinates, u: Tensor, beta: Tensor) -> Tensor:
+        return _first(space, start, u).lerp(space.joint(u), beta)
+
+    return States(vae, density, rows, at_once, num_steps * (leapfrog + 1))
+
+
+def _first(space: Coordinates, start: str, u: Tensor) -> Tensor:
+    return space.guide(u) if start == "posterior" else space.prior(u)
+
+
+def path(space: Coordinates, states: States, start: str, num_steps: int, leapfrog: int) -> Path:
     """A path of T steps."""
     ends = torch.linspace(-4, 4, num_steps + 1, dtype=space.scale.dtype, device=space.scale.device).sigmoid()
-    return Path(space, start, leapfrog, (ends - ends[0]) / (ends[-1] - ends[0]))
+    return Path(space, states, start, leapfrog, (ends - ends[0]) / (ends[-1] - ends[0]))
 
 
 def pilot(path: Path, bar: tqdm) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae.checks import count, trusted
-from pyrovae.evaluation.annealing import backward, check_annealing, forward, path, pilot
+from pyrovae.evaluation.annealing import backward, check_annealing, forward, path, pilot, tempered
 from pyrovae.evaluation.coordinates import check_chains, coordinates, joined
 from pyrovae.evaluation.importance import CHUNK
 from pyrovae.evaluation.weights import log_mean_weight
@@ -112,7 +112,8 @@ def bdmc(
     count(chunk, "chunk", 1)
     check_chains(vae, "bdmc", "Use pyrovae.log_marginal.")
     condition = vae.check_condition(condition, num_rows)
-    parts = []
+    parts, at_once = [], max(1, chunk // num_chains)
+    states = tempered(vae, start, num_steps, leapfrog, num_rows, at_once)
     with (
         isolated(seed, validation=False),
         evaluating(vae),
@@ -122,9 +123,9 @@ def bdmc(
         sites = poutine.trace(vae.model).get_trace(None, condition, size=num_rows).nodes
         z, x = joined(sites, vae.sites), vae.check(sites["x"]["value"])
         with trusted():
-            for chosen, rows, c in ordered(x, condition, max(1, chunk // num_chains)):
+            for chosen, rows, c in ordered(x, condition, at_once):
                 space = coordinates(vae, rows, c, "bdmc")
-                steps = path(space, start, num_steps, leapfrog)
+                steps = path(space, states, start, num_steps, leapfrog)
                 sizes = pilot(steps, bar)
                 lower = log_mean_weight(forward(steps, sizes, num_chains, bar))
                 exact = space.onto.inv(z[chosen]).expand(num_chains, -1, -1)

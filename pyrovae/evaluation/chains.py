@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,10 @@ class State(NamedTuple):
     slope: Tensor
 
 
+Field = Callable[[Tensor], State]
+"""The states of chains at u under a log-density, such as `state` finds them."""
+
+
 def state(density: Density, u: Tensor) -> State:
     """The state of chains at u under a log-density."""
     with torch.enable_grad():
@@ -40,12 +45,12 @@ class Move(NamedTuple):
     error: Tensor
 
 
-def move(density: Density, here: State, size: Tensor, leapfrog: int) -> Move:
+def move(field: Field, here: State, size: Tensor, leapfrog: int) -> Move:
     """One move of Hamiltonian Monte Carlo, which leaves a log-density as it is and is its own reverse (Neal 2011,
     https://arxiv.org/abs/1206.1901); with a single leapfrog step, of the Metropolis-adjusted Langevin algorithm.
 
     Args:
-        density: the log-density, u ``(..., D)`` to ``(...)``.
+        field: the states of chains at u ``(..., D)`` under the log-density.
         here: the states of chains under it.
         size: the step size in each coordinate, ``(..., D)``.
         leapfrog: steps of the integrator.
@@ -54,7 +59,7 @@ def move(density: Density, here: State, size: Tensor, leapfrog: int) -> Move:
     before = here.value - 0.5 * momentum.square().sum(-1)
     there, momentum = here, momentum + 0.5 * size * here.slope
     for step in range(leapfrog):
-        there = state(density, there.u + size * momentum)
+        there = field(there.u + size * momentum)
         momentum = momentum + (1.0 if step < leapfrog - 1 else 0.5) * size * there.slope
     error = there.value - 0.5 * momentum.square().sum(-1) - before
     probability = error.exp().clamp(max=1).nan_to_num(0.0)

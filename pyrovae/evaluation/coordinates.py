@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 import pyro
 import torch
@@ -37,63 +37,87 @@ class Coordinates:
 
     .. math:: \log f(u) = \log f(z) + \log \left| \partial t / \partial u \right|
 
-    Of several layers, z is all of them side by side, from x upwards.
+    Of several layers, z is all of them side by side, from x upwards. Densities take u ``(K, B, D)`` to ``(K, B)``, in
+    nats; draws are K u's, ``(K, B, D)``.
 
     Attributes:
         onto: t, from real vectors to where z lives.
-        prior, guide, joint: u ``(K, B, D)`` to log p(z), log q(z | x) and log p(x, z), ``(K, B)``, each with the
-            Jacobian, in nats.
-        from_prior, from_guide: K to draws of u, ``(K, B, D)``.
+        latents: the densities of z.
         scale: standard deviations of u under the guide, ``(B, D)``, from 64 draws.
     """
 
     onto: Transform
-    prior: Density
-    guide: Density
-    joint: Density
-    from_prior: Callable[[int], Tensor]
-    from_guide: Callable[[int], Tensor]
+    latents: Latents
     scale: Tensor
+
+    def prior(self, u: Tensor) -> Tensor:
+        """log p(z), with the Jacobian."""
+        return self._density(self.latents.prior, u)
+
+    def guide(self, u: Tensor) -> Tensor:
+        """log q(z | x), with the Jacobian."""
+        return self._density(self.latents.guide, u)
+
+    def joint(self, u: Tensor) -> Tensor:
+        """log p(x, z), with the Jacobian."""
+        return self._density(self.latents.joint, u)
+
+    def from_prior(self, count: int) -> Tensor:
+        """Draws of p(z)."""
+        return self.onto.inv(self.latents.from_prior(count))
+
+    def from_guide(self, count: int) -> Tensor:
+        """Draws of q(z | x)."""
+        return self.onto.inv(self.latents.from_guide(count))
+
+    def of(self, rows: Rows) -> Coordinates:
+        """The same coordinates with the densities of other rows; ``scale`` stays."""
+        return replace(self, latents=self.latents.of(rows))
+
+    def _density(self, log_prob: Density, u: Tensor) -> Tensor:
+        z = self.onto(u)
+        slope = self.onto.log_abs_det_jacobian(u, z)
+        # Of an elementwise transform one for each element, of stick-breaking one for each vector.
+        return log_prob(z) + (slope.sum(-1) if slope.ndim == u.ndim else slope)
 
 
 def coordinates(vae: VAE, x: Tensor, condition: Tensor | None, name: str) -> Coordinates:
     """The densities of rows x; a ValueError, in the name of a function, for a z that is discrete or on a sphere."""
     ontos, z = [_onto(support, name) for support in supports(vae)], latents(vae, x, condition)
     onto = ontos[0] if len(ontos) == 1 else _side_by_side(ontos, _dims(vae), name)
+    return Coordinates(onto, z, onto.inv(z.from_guide(64)).std(0))
 
-    def density(log_prob: Density) -> Density:
-        def of(u: Tensor) -> Tensor:
-            z = onto(u)
-            slope = onto.log_abs_det_jacobian(u, z)
-            # Of an elementwise transform one for each element, of stick-breaking one for each vector.
-            return log_prob(z) + (slope.sum(-1) if slope.ndim == u.ndim else slope)
 
-        return of
+class Rows(NamedTuple):
+    """All tensors of rows that densities of their latents depend on: ``(B, *event_shape)``, ``(B, condition_dim)`` and
+    what the encoder's network makes of these, ``(B, n)``, where it is asked but once."""
 
-    return Coordinates(
-        onto=onto,
-        prior=density(z.prior),
-        guide=density(z.guide),
-        joint=density(z.joint),
-        from_prior=lambda count: onto.inv(z.from_prior(count)),
-        from_guide=lambda count: onto.inv(z.from_guide(count)),
-        scale=onto.inv(z.from_guide(64)).std(0),
-    )
+    x: Tensor
+    condition: Tensor | None
+    numbers: Tensor | None = None
 
 
 class Latents(Protocol):
     """The densities and draws of z of B rows, where it lives, as `Coordinates` has them of u."""
 
+    rows: Rows
     prior: Density
     guide: Density
     joint: Density
     from_prior: Callable[[int], Tensor]
     from_guide: Callable[[int], Tensor]
 
+    def of(self, rows: Rows) -> Latents:
+        """Those of other rows."""
+        ...
+
 
 def latents(vae: VAE, x: Tensor, condition: Tensor | None) -> Latents:
     """The densities of rows x."""
-    return _Several(vae, x, condition) if vae.prior.has("deep") else _Single(vae, x, condition)
+    if vae.prior.has("deep"):
+        return _Several(vae, Rows(x, condition))
+    numbers = None if vae.posterior.network is None else vae.posterior.params(x, condition)
+    return _Single(vae, Rows(x, condition, numbers))
 
 
 def supports(vae: VAE) -> list[constraints.Constraint]:
@@ -115,19 +139,27 @@ def joined(sites: Mapping[str, Any], names: Sequence[str]) -> Tensor:
 class _Single:
     """The densities and draws of a single layer."""
 
-    def __init__(self, vae: VAE, x: Tensor, condition: Tensor | None) -> None:
-        prior, guide = vae.prior(condition, condition), vae.encode(x, condition)
+    def __init__(self, vae: VAE, rows: Rows) -> None:
+        x, condition, numbers = rows
+        prior, guide = vae.prior(condition, condition), vae.posterior.distribution(numbers, x, condition)
+        self.vae, self.rows = vae, rows
         self.prior, self.guide = prior.log_prob, guide.log_prob
         self.joint = lambda z: prior.log_prob(z) + vae.decode(z, condition).log_prob(x)
         self.from_prior = lambda count: prior.expand((len(x),)).sample((count,))
         self.from_guide = lambda count: guide.sample((count,))
 
+    def of(self, rows: Rows) -> _Single:
+        return _Single(self.vae, rows)
+
 
 class _Several:
     """The densities and draws of several layers, by the programs that draw them."""
 
-    def __init__(self, vae: VAE, x: Tensor, condition: Tensor | None) -> None:
-        self.vae, self.x, self.condition = vae, x, condition
+    def __init__(self, vae: VAE, rows: Rows) -> None:
+        self.vae, self.rows = vae, rows
+
+    def of(self, rows: Rows) -> _Several:
+        return _Several(self.vae, rows)
 
     def prior(self, z: Tensor) -> Tensor:
         return self._log_prob(self._draw_prior, z)
@@ -136,7 +168,7 @@ class _Several:
         return self._log_prob(self._draw_guide, z)
 
     def joint(self, z: Tensor) -> Tensor:
-        return self.prior(z) + self.vae.decode(z[..., : self.vae.latent_dim], self.condition).log_prob(self.x)
+        return self.prior(z) + self.vae.decode(z[..., : self.vae.latent_dim], self.rows.condition).log_prob(self.rows.x)
 
     def from_prior(self, count: int) -> Tensor:
         return joined(self._trace(self._draw_prior, count), self.vae.sites)
@@ -145,13 +177,13 @@ class _Several:
         return joined(self._trace(self._draw_guide, count), self.vae.sites)
 
     def _draw_prior(self) -> Tensor:
-        return hierarchy.draw_prior(self.vae, self.condition, self.vae.sites)
+        return hierarchy.draw_prior(self.vae, self.rows.condition, self.vae.sites)
 
     def _draw_guide(self) -> Tensor:
-        return hierarchy.draw_posterior(self.vae, self.x, self.condition, self.vae.sites)
+        return hierarchy.draw_posterior(self.vae, self.rows.x, self.rows.condition, self.vae.sites)
 
     def _trace(self, program: Callable[[], Tensor], count: int) -> Mapping[str, Any]:
-        with pyro.plate("particles", count, dim=-2), pyro.plate("data", len(self.x), dim=-1):
+        with pyro.plate("particles", count, dim=-2), pyro.plate("data", len(self.rows.x), dim=-1):
             return poutine.trace(program).get_trace().nodes
 
     def _log_prob(self, program: Callable[[], Tensor], z: Tensor) -> Tensor:

@@ -50,10 +50,11 @@ class Traced:
 
     Args:
         function: of tensors, and of other things that do not change often, to a tuple of tensors.
+        most: operations of a graph that is not too long to be compiled; None: any.
     """
 
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], most: int | None = None) -> None:
+        self.function, self.most = function, most
         self._compiled: dict[Any, Callable[[list[Tensor]], tuple[Tensor, ...]]] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401 - as the function has it
@@ -90,6 +91,8 @@ class Traced:
                 )(*tensors)
         except Exception as error:
             raise _not_traceable(error) from error
+        if self.most is not None and len(graph.graph.nodes) > self.most:
+            raise NotTraceable(f"{len(graph.graph.nodes)} operations would take too long to compile")
         closed = _lift(graph)
         rewrite(graph)
         try:

@@ -8,8 +8,7 @@ import torch
 from pyro.ops.dual_averaging import DualAveraging
 from torch import Tensor
 
-from pyrovae.evaluation.chains import FIRST, TARGET, Move, State, move, state
-from pyrovae.evaluation.coordinates import Density
+from pyrovae.evaluation.chains import FIRST, TARGET, Field, Move, State, move
 from pyrovae.workflow.task import Draws, Task
 
 LANGEVIN_TARGET = 0.574
@@ -38,9 +37,13 @@ def mala(task: Task) -> Draws:
 
 def _sample(task: Task, leapfrog: int, target: float) -> Draws:
     space = task.space()
-    here, scale = state(space.joint, task.starts(space)), space.scale
+
+    def field(u: Tensor) -> State:
+        return task.states(space, u)
+
+    here, scale = field(task.starts(space)), space.scale
     size = scale.new_full((len(scale),), FIRST)
-    step = _stepper(space.joint, leapfrog)
+    step = _stepper(field, leapfrog)
     halves = task.warmup // 2, task.warmup - task.warmup // 2
     for moves, by in zip(halves, ("chain", "row"), strict=True):
         if moves:
@@ -69,9 +72,9 @@ def _sample(task: Task, leapfrog: int, target: float) -> Draws:
 Stepper = Callable[[State, Tensor], Move]
 
 
-def _stepper(density: Density, leapfrog: int) -> Stepper:
+def _stepper(field: Field, leapfrog: int) -> Stepper:
     """A move of 1 to ``leapfrog`` steps."""
-    return lambda here, size: move(density, here, size, int(torch.randint(1, leapfrog + 1, ())))
+    return lambda here, size: move(field, here, size, int(torch.randint(1, leapfrog + 1, ())))
 
 
 def _adapt(

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from pyrovae.checks import count, trusted
 from pyrovae.evaluation.coordinates import apart, check_chains
 from pyrovae.evaluation.importance import CHUNK, checked
+from pyrovae.evaluation.states import States
 from pyrovae.inference_data import assemble, event_dims, latent_dim
 from pyrovae.modes import evaluating, frozen, isolated
 from pyrovae.registry import choose
@@ -58,7 +59,7 @@ def sample_posterior(
     Chains of ``mala`` and ``hmc`` start from draws of the guide moved twice as far from their middle, in coordinates
     without bounds, with the guide's variances as masses. Masses and a step size for each row are adapted in the warm-up
     only, so that draws are of one fixed kernel, and r-hat and effective sample sizes mean what they say
-    (``arviz.summary``). The groups:
+    (``arviz.summary``). Where it takes long, log p(x, z) and its gradient are compiled. The groups:
 
     =============  ===============  ========================  ==========================================================
     group          variable         dims                      value
@@ -110,6 +111,9 @@ def sample_posterior(
     x, condition = checked(vae, x, condition, num_samples, chunk)
     moves = num_samples + (warmup if method in ("mala", "hmc", "nuts") else 0)
     total = len(x) * moves * (num_chains if method == "nuts" else 1)
+    at_once = max(1, chunk // num_chains)
+    gradients = moves * (1 if method == "mala" else (leapfrog + 1) / 2)  # on average
+    states = States(vae, lambda space, u, _: space.joint(u), len(x), at_once, gradients)
     parts, log_joint = [], []
     with (
         isolated(seed, validation=False),
@@ -118,8 +122,8 @@ def sample_posterior(
         trusted(),
         tqdm(total=total, disable=not progress, unit="move", desc=method, delay=2) as bar,
     ):
-        for _, rows, c in ordered(x, condition, max(1, chunk // num_chains)):
-            task = Task(vae, rows, c, num_chains, num_samples, warmup, leapfrog, chunk, bar.update)
+        for _, rows, c in ordered(x, condition, at_once):
+            task = Task(vae, rows, c, num_chains, num_samples, warmup, leapfrog, chunk, states, bar.update)
             task.space()  # refuses what has none, whatever the method
             parts.append(sampler(task))
             log_joint.append(task.log_joint(parts[-1].z))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.evaluation.coordinates import Coordinates, Density, Latents, coordinates, latents
+from pyrovae.evaluation.states import States
 from pyrovae.vae import VAE
 
 DISPERSION = 2.0
@@ -40,6 +41,7 @@ class Task:
         warmup: moves of each chain before the first draw, in which the kernel is adapted.
         leapfrog: the most steps of the integrator in a move.
         chunk: z's that go through the decoder at once.
+        states: those of chains under log p(x, z).
         tick: to be told of the moves that are done, rows times moves.
     """
 
@@ -51,6 +53,7 @@ class Task:
     warmup: int
     leapfrog: int
     chunk: int
+    states: States
     tick: Callable[[int], object]
 
     def space(self) -> Coordinates:

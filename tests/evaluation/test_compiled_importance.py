@@ -11,17 +11,10 @@ from pyrovae.training import traced
 
 
 @pytest.fixture
-def graphs(monkeypatch):
+def graphs(as_traced, monkeypatch):
     """Everything is worth compiling, and a graph is run as it was traced; the graphs."""
-    made = []
-
-    def as_traced(graph, inputs):
-        made.append([tuple(tensor.shape) for tensor in inputs])
-        return graph
-
-    monkeypatch.setattr(traced, "_inductor", as_traced)
     monkeypatch.setattr(importance, "WORTH", 0)
-    return made
+    return as_traced
 
 
 @pytest.mark.parametrize("chunk", [4096, 80, 40, 15])
