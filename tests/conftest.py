@@ -75,6 +75,22 @@ def clean():
 
 
 @pytest.fixture
+def as_traced(monkeypatch):
+    """Graphs are run as they were traced, operation by operation, in place of machine code, which takes ten seconds;
+    they are kept in this list."""
+    from pyrovae.training import traced
+
+    made = []
+
+    def compiled(graph, inputs):
+        made.append(graph)
+        return graph
+
+    monkeypatch.setattr(traced, "_inductor", compiled)
+    return made
+
+
+@pytest.fixture
 def coarse_figures(monkeypatch):
     """Figures are drawn once, in few pixels, without layout and axes, which take most of the time of a small run.
 
@@ -91,20 +107,6 @@ def coarse_figures(monkeypatch):
         FigureCanvasAgg(figure).print_png(path)
 
     monkeypatch.setattr(Figure, "savefig", coarsely)
-
-
-@pytest.fixture
-def as_traced(monkeypatch):
-    """Graphs are run as they were traced, operation by operation, in place of machine code, which takes ten seconds;
-    they are kept in this list."""
-    made = []
-
-    def compiled(graph, inputs):
-        made.append(graph)
-        return graph
-
-    monkeypatch.setattr(traced, "_inductor", compiled)
-    return made
 
 
 @pytest.fixture

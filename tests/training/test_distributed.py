@@ -89,7 +89,8 @@ def worker(folder):
     cli.main([*FIT, "--epochs", "2"])
 
 
-FIT = ["fit", "iris", "--out", "run", "--no-progress", "--num-samples", "10", "--latent-dim", "2"]
+# Rows of a file: those of scikit-learn would be imported by every process.
+FIT = ["fit", "rows.npy", "--out", "run", "--no-progress", "--num-samples", "10", "--latent-dim", "2"]
 FIT += ["--encoder", "mlp(hidden=[4])", "--decoder", "mlp(hidden=[4])"]
 
 
@@ -117,6 +118,7 @@ def torchrun(*arguments, cwd, restarts=0):
 
 
 def test_two_processes_are_one(tmp_path):
+    np.save(tmp_path / "rows.npy", X)
     code = f"import test_distributed; test_distributed.worker({str(tmp_path)!r})"
     port = free_port()
     processes = [start(code, rank, port) for rank in range(2)]
@@ -149,7 +151,7 @@ def test_two_processes_are_one(tmp_path):
     assert said[0].count("active units") == 1 and said[1] == ""
     names = {"config.json", "model.safetensors", "history.csv", "metrics.json", "diagnosis.csv", "checkpoints"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == names
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["dataset"] == "iris"
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["dataset"] == "rows.npy"
 
 
 DYING = """
@@ -172,6 +174,7 @@ cli.main(sys.argv[1:])
 
 def test_a_process_that_dies_ends_the_run_which_can_go_on(tmp_path):
     """It is killed in epoch 3; torchrun starts it anew, and it is killed in epoch 5; it is told to go on to the end."""
+    np.save(tmp_path / "rows.npy", X)
     (tmp_path / "dying.py").write_text(DYING.replace("END", "os.kill(os.getpid(), signal.SIGKILL)"))
     done = torchrun("dying.py", *FIT, "--epochs", "6", cwd=tmp_path, restarts=1)
     assert done.returncode != 0 and done.stderr.count("exitcode: -9") == 2 and "SIGKILL" in done.stderr
@@ -191,6 +194,7 @@ def test_a_process_that_dies_ends_the_run_which_can_go_on(tmp_path):
 @pytest.mark.slow
 def test_a_process_that_hangs_ends_the_run(tmp_path):
     """The other waits for it in epoch 3, and then gives up."""
+    np.save(tmp_path / "rows.npy", X)
     (tmp_path / "dying.py").write_text(DYING.replace("END", "time.sleep(1000)"))
     done = torchrun("dying.py", *FIT, "--epochs", "6", cwd=tmp_path)
     assert done.returncode != 0 and "Timed out" in done.stderr

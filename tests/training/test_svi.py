@@ -35,6 +35,14 @@ def steps(svi, batches=BATCHES, dtype=torch.float32, **kwargs):
     return [svi.step(batch.to(dtype), **kwargs) for batch in batches]
 
 
+# Where the optimizer is not the point: much of what is traced of a step of Adam are its own operations.
+SMALL = {"optimizer": "sgd", "lr": 3e-4}
+
+
+def sgd(params, lr):
+    return torch.optim.SGD(params, lr=lr / 100)
+
+
 def both(make_vae, estimator, particles, optimizer=None, **kwargs):
     """Losses and VAEs after the same steps, compiled and by Pyro."""
     result = []
@@ -61,7 +69,8 @@ def close(a, b, atol):
 @pytest.mark.parametrize("estimator", ESTIMATORS + SLOW)
 def test_steps_are_pyros(tiny, as_traced, estimator):
     """Of batches and a subsample, with a graph for each of the two shapes."""
-    ours, vae, theirs, other, _ = both(lambda: tiny(prior="normal(learned=True)"), estimator, 4, size=90)
+    optimizer = None if estimator == "elbo" else sgd
+    ours, vae, theirs, other, _ = both(lambda: tiny(prior="normal(learned=True)"), estimator, 4, optimizer, size=90)
     assert len(as_traced) == 2
     assert ours == pytest.approx(theirs, rel=1e-9)
     close(vae, other, 1e-9)
@@ -85,7 +94,7 @@ def test_the_swap_board(as_traced, prior, posterior, likelihood):
     def make():
         return VAE((3,), 3, prior=prior, posterior=posterior, likelihood=likelihood)
 
-    ours, vae, theirs, other, _ = both(make, "elbo", 1)
+    ours, vae, theirs, other, _ = both(make, "elbo", 1, sgd)
     assert as_traced
     assert ours == pytest.approx(theirs, rel=1e-9)
     close(vae, other, 1e-9)
@@ -94,7 +103,7 @@ def test_the_swap_board(as_traced, prior, posterior, likelihood):
 def test_batch_norm_and_dropout(as_traced):
     """Running statistics are inputs of the graph, which writes them; each step drops other features."""
     network = "mlp(hidden=[8], norm=batch, dropout=0.3)"
-    ours, vae, theirs, other, _ = both(lambda: VAE((3,), 2, likelihood="gaussian", encoder=network), "elbo", 1)
+    ours, vae, theirs, other, _ = both(lambda: VAE((3,), 2, likelihood="gaussian", encoder=network), "elbo", 1, sgd)
     assert ours == pytest.approx(theirs, rel=1e-9)
     close(vae, other, 1e-9)
     norm = next(m for m in vae.modules() if isinstance(m, nn.BatchNorm1d))
@@ -338,10 +347,16 @@ def test_groups_with_rates_of_their_own(tiny, as_traced):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"beta": 0.5, "warmup": 2.0}, {"elbo": "free_bits", "beta": 2.0, "warmup": 1.0}, {"clip_norm": 1.0},
-     {"elbo": "iwae", "num_particles": 3}, {"schedule": "cosine", "optimizer": "sgd(momentum=0.5)", "lr": 1e-4}],
+    [
+        {},
+        {"clip_norm": 1.0},
+        {"beta": 0.5, "warmup": 2.0, **SMALL},
+        {"elbo": "free_bits", "beta": 2.0, "warmup": 1.0, **SMALL},
+        {"elbo": "iwae", "num_particles": 3, **SMALL},
+        {"schedule": "cosine", "optimizer": "sgd(momentum=0.5)", "lr": 1e-4},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_compiled_fit_is_the_eager_one(tiny, as_traced, settings):
     """Run as traced, it draws what Pyro draws: histories and weights agree."""
     options = {"epochs": 3, "batch_size": 10, "progress": False, "validation": X[:5], **settings}
@@ -352,14 +367,14 @@ def test_a_compiled_fit_is_the_eager_one(tiny, as_traced, settings):
     assert len(as_traced) == 2
     columns = [name for name in ours.columns if name != "seconds"]
     assert ours[columns].to_numpy() == pytest.approx(theirs[columns].to_numpy(), rel=1e-4)
-    close(*vaes, 1e-4)
+    close(*vaes, 1e-5)
 
 
 def test_auto_compiles_what_has_many_steps(tiny, as_traced, monkeypatch):
     monkeypatch.setattr(importlib.import_module("pyrovae.training.fit"), "WORTH", 6)
     for epochs, graphs in ((2, 0), (3, 1), (6, 2)):
         as_traced.clear()
-        pyrovae.fit(tiny(), X, epochs=epochs, batch_size=10, progress=False)  # 10, 10 and 3 rows an epoch
+        pyrovae.fit(tiny(), X, epochs=epochs, batch_size=10, progress=False, **SMALL)  # 10, 10 and 3 rows an epoch
         assert len(as_traced) == graphs
 
 
@@ -450,8 +465,9 @@ def test_what_a_transform_makes_is_checked_in_compiled_steps_too(tiny, as_traced
 
     with pytest.raises(ValueError, match="expected 0 or 1"):
         pyrovae.fit(
-            tiny(likelihood="bernoulli"), X, transform=broken, epochs=9, batch_size=10, progress=False, compile=True
-        )
+            tiny(likelihood="bernoulli"), X, transform=broken, epochs=9, batch_size=10, progress=False, compile=True,
+            **SMALL,
+        )  # fmt: skip
     assert as_traced
 
 
@@ -470,9 +486,9 @@ def test_labels_layers_and_missing_cells(as_traced):
         other = copy.deepcopy(vae)
         as_traced.clear()
         for each, compiled in ((vae, True), (other, False)):
-            pyrovae.fit(each, x, condition, epochs=3, batch_size=23, progress=False, compile=compiled)
+            pyrovae.fit(each, x, condition, epochs=3, batch_size=23, progress=False, compile=compiled, **SMALL)
         assert len(as_traced) == 1
-        close(vae, other, 1e-5)
+        close(vae, other, 3e-6)
 
 
 def test_bfloat16(tiny, as_traced):

@@ -80,10 +80,12 @@ def run(kernel, y, draws, warmup=0, seed=0):
     return mcmc.get_samples()
 
 
-def test_the_first_trajectories_are_pyros():
+def test_the_first_trajectories_are_pyros(as_traced):
+    """Its machine code is above."""
     model, y = spatial(torch.float64)
     options = {"step_size": 0.1, "adapt_step_size": False, "adapt_mass_matrix": False}
     ours, theirs = (run(kernel(model, **options), y, draws=5) for kernel in (CompiledNUTS, NUTS))
+    assert as_traced
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-6, atol=1e-7)
 
