@@ -78,8 +78,6 @@ def clean():
 def as_traced(monkeypatch):
     """Graphs are run as they were traced, operation by operation, in place of machine code, which takes ten seconds;
     they are kept in this list."""
-    from pyrovae.training import traced
-
     made = []
 
     def compiled(graph, inputs):
