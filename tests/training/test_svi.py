@@ -323,6 +323,22 @@ def test_a_machine_without_a_compiler(tiny, monkeypatch):
     close(vae, other, 1e-6)
 
 
+def test_a_torch_without_an_entry_to_inductor(monkeypatch):
+    """Its public function is asked, and what it makes reads and writes what it closes over."""
+    monkeypatch.delattr(torch._inductor, "compile")
+    total = torch.zeros(3)
+
+    def function(x):
+        total.add_(x)
+        return (x * total,)
+
+    compiled, wanted = traced.Traced(function), torch.zeros(3)
+    for i in range(3):
+        x = torch.arange(3.0) + i
+        wanted += x
+        assert torch.equal(compiled(x)[0], x * wanted) and torch.equal(total, wanted)
+
+
 def test_what_is_refused(tiny):
     vae = tiny()
     with pytest.raises(ValueError, match="precision: expected one of float32, bfloat16, got 'half'"):
