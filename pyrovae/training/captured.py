@@ -62,4 +62,4 @@ class Captured:
             self._replay, self._outputs = record(lambda: self.function(*self._inputs, *self.closed))
         except RuntimeError:
             # Such as an operation that waits for the GPU.
-            self._replay = None
+            self._inputs = []

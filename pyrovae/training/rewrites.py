@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 aten = torch.ops.aten
+ENTROPY = aten.binary_cross_entropy_with_logits.default
 
 FACTORS = 16
 """The most that a product has, each between 1 and 2."""
@@ -126,7 +127,6 @@ def cross_entropy(logits: Tensor, x: Tensor) -> Tensor:
 def rewrite(graph: GraphModule) -> None:
     """Change a graph in place, where its tensors are ours: sums of Bernoulli log-densities become `log_bernoulli`,
     others `cross_entropy`."""
-    entropy = aten.binary_cross_entropy_with_logits.default
     for node in graph.graph.find_nodes(op="call_function", target=aten.sum.dim_IntList):
         view = node.args[0]
         inner = _inside(_inside(view, aten.view.default), aten.neg.default)
@@ -136,7 +136,7 @@ def rewrite(graph: GraphModule) -> None:
         if _factors(shape[-1]) > 1:
             _replace(graph, node, partial(log_bernoulli, shape), inner.args[:2])
     graph.graph.eliminate_dead_code()
-    for node in graph.graph.find_nodes(op="call_function", target=entropy):
+    for node in graph.graph.find_nodes(op="call_function", target=ENTROPY):
         if _plain(node):
             _replace(graph, node, cross_entropy, node.args[:2])
     graph.recompile()
@@ -144,12 +144,7 @@ def rewrite(graph: GraphModule) -> None:
 
 def _plain(node: Node | None) -> bool:
     """Whether a node is a cross-entropy of ours, with neither weights nor a reduction."""
-    return (
-        node is not None
-        and node.target is aten.binary_cross_entropy_with_logits.default
-        and node.args[2:] == (None, None, 0)
-        and _ours(node.meta["val"])
-    )
+    return node is not None and node.target is ENTROPY and node.args[2:] == (None, None, 0) and _ours(node.meta["val"])
 
 
 def _replace(graph: GraphModule, node: Node, function: Callable[..., Tensor], args: tuple[Node, ...]) -> None:
