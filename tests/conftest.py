@@ -77,13 +77,13 @@ def clean():
 @pytest.fixture
 def as_compiled(monkeypatch):
     """Graphs become machine code, as they do without this; they are kept in this list."""
-    made, inductor = [], traced._inductor
+    made, inductor = [], traced.compiled
 
     def compiled(graph, inputs):
         made.append(graph)
         return inductor(graph, inputs)
 
-    monkeypatch.setattr(traced, "_inductor", compiled)
+    monkeypatch.setattr(traced, "compiled", compiled)
     return made
 
 
@@ -97,7 +97,7 @@ def as_traced(monkeypatch):
         made.append(graph)
         return graph
 
-    monkeypatch.setattr(traced, "_inductor", compiled)
+    monkeypatch.setattr(traced, "compiled", compiled)
     return made
 
 

@@ -13,66 +13,45 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor
 from torch.fx import GraphModule, Node
+
+from pyrovae.training.exponential import MOST, exp
 
 aten = torch.ops.aten
 ENTROPY = aten.binary_cross_entropy_with_logits.default
 
-FACTORS = 16
-"""The most that a product has, each between 1 and 2."""
+FACTORS = 64
+"""The most that a product has, each between 1 and 2: far from what is too large for float32."""
 LANES = 8
 """Numbers that a CPU works on at once."""
 
-LN2_HIGH = 0.693359375
-"""ln 2 in so few bits that its product with a number of at most 15 bits is exact in float32."""
-LEAST = -104.0
-"""Below it, e^a is 0 in float32."""
-
-
-def _interpolate(function: Callable[[np.ndarray], np.ndarray], degree: int, low: float, high: float) -> list[float]:
-    """Coefficients, the highest power's first, of the polynomial that is ``function`` at Chebyshev's points."""
-    return Chebyshev.interpolate(function, degree, [low, high]).convert(kind=Polynomial).coef[::-1].tolist()
-
-
-EXP = _interpolate(np.exp, 6, -math.log(2) / 2, math.log(2) / 2)
-r""":math:`e^r` for :math:`|r| \le \tfrac12 \ln 2`, to 3e-9."""
-
-
-def _polynomial(coefficients: list[float], a: Tensor) -> Tensor:
-    value = coefficients[0] * a + coefficients[1]
-    for c in coefficients[2:]:
-        value = value * a + c
-    return value
-
-
-def _exp(a: Tensor, shift: int = 0) -> Tensor:
-    r""":math:`2^s e^a = 2^{n + s} e^r` with :math:`n = [a / \ln 2]`, where neither power leaves float32's normal
-    numbers; the second power of two is put together from its bits."""
-    n = torch.round(a * (1 / math.log(2)))
-    r = (a - n * LN2_HIGH) - n * (math.log(2) - LN2_HIGH)
-    return _polynomial(EXP, r) * ((n + (127 + shift)) * 2.0**23).to(torch.int32).view(torch.float32)
+SHIFT = 24
+"""e^a is 0 in float32 where 2^24 e^a is not a normal number."""
 
 
 def _decay(a: Tensor) -> Tensor:
     r""":math:`e^{-|a|}`, subnormal numbers too."""
     if a.dtype != torch.float32:
         return torch.exp(-a.abs())
-    return _exp((-a.abs()).clamp_min(LEAST), 24) * 2.0**-24
+    return exp(-a.abs(), -MOST - SHIFT * math.log(2), math.inf, SHIFT) * 2.0**-SHIFT
+
+
+def _factor(a: Tensor) -> Tensor:
+    r""":math:`1 + e^{-|a|}`."""
+    return 1 + (exp(-a.abs(), -MOST, math.inf) if a.dtype == torch.float32 else torch.exp(-a.abs()))
 
 
 def tanh(a: Tensor) -> Tensor:
     r""":math:`2 / (1 + e^{-2a}) - 1`: an absolute error of a few eps."""
-    power = _exp(-2 * a.clamp(-20, 20)) if a.dtype == torch.float32 else torch.exp(-2 * a)
+    power = exp(-2 * a, -MOST, MOST) if a.dtype == torch.float32 else torch.exp(-2 * a)
     return 2 / (1 + power) - 1
 
 
 def sigmoid(a: Tensor) -> Tensor:
     r""":math:`1 / (1 + e^{-a})`; in float32, at most 2e-38 from it where it is less than that."""
-    return 1 / (1 + (_exp(-a.clamp(-87, 87)) if a.dtype == torch.float32 else torch.exp(-a)))
+    return 1 / (1 + (exp(-a, -MOST, MOST) if a.dtype == torch.float32 else torch.exp(-a)))
 
 
 def softplus(a: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
@@ -97,7 +76,14 @@ def _where_ours(function: Callable[..., Tensor]) -> Callable[..., Any]:
     return change
 
 
+def addmm(bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """A matrix product, and then the bias, as part of the loop that follows; torch copies the bias into the result
+    first, and adds the product to it. The dimension of one keeps Inductor from putting the two together again."""
+    return (torch.mm(a, b).unsqueeze(0) + bias).squeeze(0) if bias.dim() == 1 else NotImplemented
+
+
 DECOMPOSITIONS = {
+    aten.addmm.default: _where_ours(addmm),
     aten.tanh.default: _where_ours(tanh),
     aten.sigmoid.default: _where_ours(sigmoid),
     aten.softplus.default: _where_ours(softplus),
@@ -112,11 +98,11 @@ def log_bernoulli(shape: list[int], logits: Tensor, x: Tensor) -> Tensor:
     .. math::
         \sum_g \Bigl( \sum_{d \in g} x_d l_d - \max(l_d, 0) - \log \prod_{d \in g} (1 + e^{-|l_d|}) \Bigr)
 
-    over groups g of up to 16: a logarithm for each group, in the place of one for each element.
+    over groups g of up to 64: a logarithm for each group, in the place of one for each element.
     """
     *rows, size = shape
     logits, x = (values.reshape(*rows, _factors(size), -1) for values in (logits, x))
-    return ((x * logits - logits.relu()).sum(-2) - (_decay(logits) + 1).prod(-2).log()).sum(-1)
+    return ((x * logits - logits.relu()).sum(-2) - _factor(logits).prod(-2).log()).sum(-1)
 
 
 def cross_entropy(logits: Tensor, x: Tensor) -> Tensor:

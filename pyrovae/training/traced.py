@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from pyrovae.checks import trusted
 from pyrovae.training.captured import Captured, recordable
+from pyrovae.training.inductor import compiled, warming
 from pyrovae.training.rewrites import DECOMPOSITIONS, rewrite
 
 
@@ -86,7 +87,7 @@ class Traced:
         from torch.fx.experimental.proxy_tensor import make_fx
 
         try:
-            with _without_looking():
+            with warming(), _without_looking():
                 graph = make_fx(
                     flat, decomposition_table=DECOMPOSITIONS, tracing_mode="fake", _allow_non_fake_inputs=True
                 )(*tensors)
@@ -97,12 +98,12 @@ class Traced:
         closed = _lift(graph)
         rewrite(graph)
         try:
-            compiled = _inductor(graph, [*tensors, *closed])
+            machine = compiled(graph, [*tensors, *closed])
         except Exception as error:
             raise _not_traceable(error) from error
         if recordable([*tensors, *closed]):
-            return Captured(compiled, closed)
-        return lambda inputs: compiled(*inputs, *closed)
+            return Captured(machine, closed)
+        return lambda inputs: machine(*inputs, *closed)
 
 
 class _Untouched(TorchDispatchMode):
@@ -128,24 +129,6 @@ class _Untouched(TorchDispatchMode):
         with _disable_current_modes(), torch.no_grad():
             for tensor, value in self.kept.values():
                 tensor.copy_(value)
-
-
-def _inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
-    """The graph as machine code; the one place that knows how torch is asked for it.
-
-    Inductor's own entry is not public. A torch without it has ``torch.compile``, a tenth of a millisecond dearer at
-    each call.
-    """
-    options = {
-        # By torch's own kernels: Inductor's random numbers are others, and of many draws ten times as slow.
-        "fallback_random": True,
-        # a b + c in one instruction, with one rounding, as on a GPU.
-        "cpp.enable_floating_point_contract_flag": "fast",
-    }
-    with torch.no_grad():
-        if hasattr(torch._inductor, "compile"):
-            return torch._inductor.compile(graph, inputs, options=options)
-        return torch.compile(graph, fullgraph=True, dynamic=False, options=options)
 
 
 def _not_traceable(error: Exception) -> NotTraceable:

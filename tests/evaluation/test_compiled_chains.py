@@ -91,7 +91,7 @@ def test_without_a_compiler(monkeypatch, tiny):
         asked.append(graph)
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr(traced, "_inductor", none)
+    monkeypatch.setattr(traced, "compiled", none)
     monkeypatch.setattr(states, "WORTH", FULL)
     vae, x, _ = model(tiny, {})
     ours, theirs = both(monkeypatch, lambda: pyrovae.ais(vae, x, **ANNEALING))

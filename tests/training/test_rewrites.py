@@ -44,7 +44,7 @@ def test_log_bernoulli(as_traced, shape, dtype):
     torch.testing.assert_close(gradient, x - torch.sigmoid(logits))
 
 
-@pytest.mark.parametrize("size", [1, 17, 787])
+@pytest.mark.parametrize("size", [1, 67, 787])
 def test_of_what_has_no_divisor_each_pixel_has_its_logarithm(as_traced, size):
     logits, x = 4 * torch.randn(3, size), torch.ones(3, size)
     value, _ = traced.Traced(log_bernoulli)(logits, x)
@@ -174,7 +174,7 @@ def test_factors():
     for size in range(1, 2000):
         factors = _factors(size)
         assert size % factors == 0 and 1 <= factors <= FACTORS
-    assert _factors(784) == 14 and _factors(64) == 8 and _factors(17) == 1
+    assert _factors(784) == 49 and _factors(64) == 8 and _factors(67) == 1
 
 
 def test_a_vae_has_both():

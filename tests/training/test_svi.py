@@ -313,7 +313,7 @@ def test_a_machine_without_a_compiler(tiny, monkeypatch):
     def broken(*_):
         raise RuntimeError("InvalidCxxCompiler: no working C++ compiler\nand more")
 
-    monkeypatch.setattr(traced, "_inductor", broken)
+    monkeypatch.setattr(traced, "compiled", broken)
     vae, other = tiny(), tiny()
     svi = CompiledSVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters(), lr=0.01), Trace_ELBO())
     with pytest.warns(UserWarning, match="no working C[+][+] compiler$"):

@@ -1,0 +1,71 @@
+"""Graphs as machine code: the one place that knows how torch is asked for it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from contextvars import copy_context
+from pathlib import Path
+from threading import Thread
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from pyrovae.training import exponential
+from pyrovae.training.kernels import HEADER, together
+
+OPTIONS = {
+    # By torch's own kernels: Inductor's random numbers are others, and of many draws ten times as slow.
+    "fallback_random": True,
+    # a b + c in one instruction, with one rounding, as on a GPU.
+    "cpp.enable_floating_point_contract_flag": "fast",
+}
+
+
+def compiled(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+    """The graph as machine code.
+
+    A torch without Inductor's own entry has ``torch.compile``, a tenth of a millisecond dearer at each call.
+    """
+    exponential.teach()
+    with torch.no_grad(), together(), _remembered():
+        if hasattr(torch._inductor, "compile"):
+            return torch._inductor.compile(graph, inputs, options=OPTIONS)
+        return torch.compile(graph, fullgraph=True, dynamic=False, options=OPTIONS)
+
+
+@contextmanager
+def _remembered() -> Iterator[None]:
+    """Inside: what was compiled in another run is found on the disk. Inductor looks for graphs alone that were traced
+    where shapes may be symbols, and does not see what an operation of ours is lowered to."""
+    # Importing them takes half a second.
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    config, edition = torch._inductor.config, hashlib.sha256(Path(exponential.__file__).read_bytes()).hexdigest()
+    tag = config.patch(cache_key_tag=edition) if hasattr(config, "cache_key_tag") else nullcontext()
+    with tag, tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv(assume_static_by_default=True)))):
+        yield
+
+
+@contextmanager
+def warming() -> Iterator[None]:
+    """Inside: a thread finds out what C++ for this CPU needs, which is seconds of waiting for other processes when
+    torch compiles for the first time."""
+    # What two threads import at once, one of them may find half done.
+    import torch._inductor.compile_fx
+
+    with torch._inductor.config.patch(OPTIONS):
+        Thread(target=copy_context().run, args=(_look,), daemon=True).start()
+        yield
+
+
+def _look() -> None:
+    from torch._inductor.codecache import CppPythonBindingsCodeCache
+
+    with suppress(Exception):
+        # What it returns would wait for a compiler.
+        CppPythonBindingsCodeCache.load_pybinding_async([], HEADER)

@@ -1,0 +1,118 @@
+"""The C++ kernels of a graph in few files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+from unittest import mock
+
+HEADER = "#include <torch/csrc/inductor/cpp_prefix.h>"
+ENTRY = re.compile(r'extern "C"\s+void\s+kernel\(')
+"""Where the function begins that is a kernel."""
+KERNEL = """
+namespace kernel_{index} {{
+{source}
+}}
+"""
+CALL = """
+static PyObject* call_{index}(PyObject*, PyObject* const* args, Py_ssize_t count) {{
+    try {{
+        if (count != {count}) throw std::runtime_error("expected {count} arguments");
+        kernel_{index}::kernel({arguments});
+        Py_RETURN_NONE;
+    }} catch (std::exception const& error) {{
+        PyErr_SetString(PyExc_RuntimeError, error.what());
+        return nullptr;
+    }}
+}}
+static PyMethodDef method_{index} = {{
+    "kernel", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call_{index})), METH_FASTCALL, ""}};
+"""
+ALL = """
+static PyObject* functions() {{
+    PyObject* all = PyTuple_New({count});
+    PyMethodDef* methods[] = {{{methods}}};
+    for (int i = 0; all && i < {count}; i++) PyTuple_SET_ITEM(all, i, PyCFunction_New(methods[i], nullptr));
+    return all;
+}}
+"""
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Inside: Inductor compiles the kernels of a graph in as many files as it has compilers at work. In a file of its
+    own, most of the time of a kernel is that of reading headers.
+
+    Inductor's parts are not public: where torch has others, or they fail, each kernel has its own file again.
+    """
+    try:
+        from torch._inductor.async_compile import AsyncCompile
+    except ImportError:
+        yield
+        return
+    alone = AsyncCompile.cpp_pybinding
+
+    def cpp_pybinding(self: Any, argtypes: list[str], source: str) -> Any:  # noqa: ANN401 - as Inductor has it
+        if len(ENTRY.findall(source)) != 1:
+            return alone(self, argtypes, source)
+        # The one that compiles a graph waits for all of its kernels, and goes.
+        return vars(self).setdefault("kernels", Kernels(self, alone)).add(argtypes, source)
+
+    with mock.patch.object(AsyncCompile, "cpp_pybinding", cpp_pybinding):
+        yield
+
+
+class Kernels:
+    """What one ``AsyncCompile`` of Inductor's was given to compile, and ``alone``, how it does so."""
+
+    def __init__(self, compiler: Any, alone: Callable[..., Any]) -> None:  # noqa: ANN401
+        self.compiler, self.alone = compiler, alone
+        self.given: list[tuple[list[str], str]] = []
+
+    def add(self, argtypes: list[str], source: str) -> Any:  # noqa: ANN401
+        """The future of a function."""
+        from torch._inductor.codecache import LambdaFuture
+
+        index = len(self.given)
+        self.given.append((argtypes, source))
+        return LambdaFuture(lambda: self.functions[index])
+
+    @cached_property
+    def functions(self) -> list[Callable[..., None]]:
+        """Of all kernels, once all are given."""
+        from torch._inductor.async_compile import get_compile_threads
+
+        files = min(get_compile_threads(), len(self.given))
+        try:
+            waiting = [load(self.given[i::files]) for i in range(files)]
+            found = [wait() for wait in waiting]
+            return [found[i % files][i // files] for i in range(len(self.given))]
+        except Exception:
+            futures = [self.alone(self.compiler, *kernel) for kernel in self.given]
+            return [future.result() for future in futures]
+
+
+def load(kernels: Sequence[tuple[list[str], str]]) -> Callable[[], Sequence[Callable[..., None]]]:
+    """Start to compile a file of some kernels; what is returned waits for their functions."""
+    from torch._inductor.async_compile import AsyncCompile
+    from torch._inductor.codecache import CppPythonBindingsCodeCache
+
+    sources, calls = [HEADER], []
+    for index, (argtypes, source) in enumerate(kernels):
+        body = ENTRY.sub("static void kernel(", source.replace(HEADER, ""))
+        sources.append(KERNEL.format(index=index, source=body))
+        types = [argtype.replace("const ", "") for argtype in argtypes]
+        arguments = ", ".join(f"parse_arg<{name}>(args, {i})" for i, name in enumerate(types))
+        calls.append(CALL.format(index=index, count=len(types), arguments=arguments))
+    methods = ", ".join(f"&method_{index}" for index in range(len(kernels)))
+    calls.append(ALL.format(count=len(kernels), methods=methods))
+    parts = {
+        "extra_parse_arg": "".join(calls).replace("{", "{{").replace("}", "}}"),
+        "call_entry_function": "return functions();",
+    }
+    file = type("Kernels", (CppPythonBindingsCodeCache,), parts)
+    wait = file.load_pybinding_async([], "\n".join(sources), submit_fn=AsyncCompile.submit)
+    return lambda: wait()()
