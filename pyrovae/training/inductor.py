@@ -41,12 +41,15 @@ def _remembered() -> Iterator[None]:
     """Inside: what was compiled in another run is found on the disk. Inductor looks for graphs alone that were traced
     where shapes may be symbols, and does not see what an operation of ours is lowered to."""
     # Importing them takes half a second.
+    import torch.compiler.config
     from torch._guards import TracingContext, tracing
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    config, edition = torch._inductor.config, hashlib.sha256(Path(exponential.__file__).read_bytes()).hexdigest()
-    tag = config.patch(cache_key_tag=edition) if hasattr(config, "cache_key_tag") else nullcontext()
+    config, tag = torch.compiler.config, nullcontext()
+    if hasattr(config, "cache_key_tag"):
+        edition = hashlib.sha256(Path(exponential.__file__).read_bytes()).hexdigest()
+        tag = config.patch(cache_key_tag=config.cache_key_tag + edition)
     with tag, tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv(assume_static_by_default=True)))):
         yield
 

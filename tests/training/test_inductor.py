@@ -1,0 +1,114 @@
+"""Machine code: few files, found again by another run, and an exponential of its own."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch.profiler import ProfilerActivity, profile
+
+from pyrovae.training import exponential, kernels, traced
+
+EPS = torch.finfo(torch.float32).eps
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Those of kernels that are compiled, where nothing is left from earlier."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    counters.clear()
+    return lambda: [file for file in tmp_path.rglob("*.main.cpp") if re.search(r"void\s+kernel\(", file.read_text())]
+
+
+def looked_up():
+    """How often a graph was found on the disk, and not."""
+    return counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"]
+
+
+def sums(a):
+    """Four loops, which are no one loop because of the products between them."""
+    for _ in range(3):
+        a = torch.tanh(a @ a)
+    return a, a.sum(0).softmax(0)
+
+
+def test_kernels_share_files_and_are_found_again(files):
+    a = torch.randn(9, 9) / 9
+    found = traced.Traced(sums)(a)
+    for ours, theirs in zip(found, sums(a), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert 1 <= len(files()) <= max(1, torch._inductor.config.compile_threads)
+    assert looked_up() == (0, 1)
+    for ours, again in zip(found, traced.Traced(sums)(a), strict=True):
+        assert torch.equal(ours, again)
+    assert looked_up() == (1, 1)
+
+
+def test_where_files_cannot_be_shared_each_kernel_has_its_own(files, monkeypatch):
+    def broken(given):
+        raise TypeError("another torch")
+
+    monkeypatch.setattr(kernels, "load", broken)
+    a = torch.randn(9, 9) / 9
+    for ours, theirs in zip(traced.Traced(sums)(a), sums(a), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert len(files()) >= 2
+
+
+def test_what_was_compiled_with_another_exponential_is_not_found(files, monkeypatch, tmp_path):
+    a = torch.randn(4)
+    traced.Traced(lambda a: (torch.tanh(a),))(a)
+    other = tmp_path / "exponential.py"
+    other.write_text("another")
+    monkeypatch.setattr(exponential, "__file__", str(other))
+    traced.Traced(lambda a: (torch.tanh(a),))(a)
+    assert looked_up() == (0, 2)
+
+
+def test_errors_of_a_kernel_are_errors_of_python(files):
+    def divided(a, b):
+        return (a // b,)
+
+    function = traced.Traced(divided)
+    one, zero = torch.ones(20, dtype=torch.int64), torch.zeros(20, dtype=torch.int64)
+    assert torch.equal(function(one, one)[0], one)
+    with pytest.raises(RuntimeError):
+        function(one, zero)
+
+
+def test_a_bias_is_part_of_the_loop_that_follows():
+    layer = torch.nn.Linear(5, 6)
+
+    def tanh(x):
+        return (torch.tanh(layer(x)),)
+
+    function, x = traced.Traced(tanh), torch.randn(2, 3, 5)
+    torch.testing.assert_close(function(x)[0], tanh(x)[0].detach())
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        function(x)
+    names = {event.key for event in found.key_averages()}
+    assert "aten::mm" in names and not names & {"aten::addmm", "aten::copy_"}
+
+
+def test_the_polynomial():
+    r = np.linspace(-math.log(2) / 2, math.log(2) / 2, 100_001)
+    values = np.polyval(np.float32(exponential.coefficients()).astype(float), r)
+    assert np.abs(values / np.exp(r) - 1).max() < 1.1e-7
+    assert np.polyval(exponential.coefficients(), 0.0) == 1
+
+
+@pytest.mark.parametrize(("least", "most", "shift"), [(-87.0, 87.0, 0), (-103.0, math.inf, 24), (-math.inf, 40.0, 0)])
+def test_exp(least, most, shift):
+    """As machine code, and as torch has it where there is none."""
+    ends = max(least, -87 - shift * math.log(2)), min(most, 87 - shift * math.log(2))
+    beyond = [5 * math.isfinite(bound) for bound in (least, most)]
+    a = torch.linspace(ends[0] - beyond[0], ends[1] + beyond[1], 200_001)
+    a = torch.cat([a, torch.tensor([0.0, -0.0])])
+    exact = np.exp(np.clip(a.double().numpy(), least, most)) * 2.0**shift
+    machine = traced.Traced(lambda a: (exponential.exp(a, least, most, shift),))
+    for function in (lambda a: exponential.exp(a, least, most, shift), lambda a: machine(a)[0]):
+        found = function(torch.cat([a, torch.tensor([torch.nan])]))
+        assert found[-1].isnan() and found.dtype == torch.float32
+        assert np.abs(found[:-1].double().numpy() / exact - 1).max() < 2.5 * EPS
