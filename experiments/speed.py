@@ -11,11 +11,14 @@ installed.
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import _peers as peers
 import numpy as np
@@ -27,6 +30,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 import pyrovae
+from pyrovae.evaluation import importance
+from pyrovae.evaluation.weights import LogMarginal, log_mean_weight
 
 SIZES = {
     "digits": Size(64, (32,), 8, 64),
@@ -36,6 +41,8 @@ SIZES = {
     "IWAE, 50 draws": Size(784, (400,), 50, 128, particles=50),
     "convolutions": Size(784, (), 20, 64),
 }
+TURN = 50
+"""Rows whose log p(x) is estimated before their matrix products have their turn."""
 EPOCH = 20
 """Steps of NumPyro's jitted loop."""
 BURST = 0.4
@@ -124,26 +131,31 @@ def summary(title: str, times: pd.DataFrame) -> pd.DataFrame:
 
 
 def scaling(bursts: int) -> pd.DataFrame:
-    """Seconds against rows of an epoch, rows of a batch and draws, 1 to 64 times as many; compiled."""
-    base = Size(784, (400,), 50, 64)
+    """Seconds against rows of an epoch, rows of a batch and draws, 1 to 64 times as many; compiled, in turns."""
     x = (torch.rand(64 * 64, 784) > 0.7).float()
-    rows = []
+    times = []
     for what in ("rows", "batch", "draws"):
+        steps: dict[int, tuple[Step, int]] = {}
         for factor in (1, 4, 16, 64):
-            size, count = base, factor
-            if what == "batch":
-                size, count = Size(784, (400,), 50, 64 * factor), 1
-            elif what == "draws":
-                size, count = Size(784, (400,), 50, 16, particles=factor), 1
-            step = ours(size, x, compiled=True)
+            size, count = Size(784, (400,), 50, 64), 1
+            if what == "rows":
+                count = factor
+            elif what == "batch":
+                size = Size(784, (400,), 50, 64 * factor)
+            else:
+                size = Size(784, (400,), 50, 16, particles=factor)
+            steps[factor] = ours(size, x, compiled=True), count
             for _ in range(3):
-                step()
-            for _ in range(bursts):
+                steps[factor][0]()
+        for _ in tqdm(range(bursts), desc=what, leave=False):
+            for factor, (step, count) in steps.items():
+                # A burst of as much work for each, so that none meets caches that another one filled.
+                repeats = 64 // factor
                 begin = time.perf_counter()
-                for _ in range(count):
+                for _ in range(repeats * count):
                     step()
-                rows.append({"of": what, "factor": factor, "seconds": time.perf_counter() - begin})
-    return pd.DataFrame(rows).groupby(["of", "factor"], sort=False)["seconds"].median().reset_index()
+                times.append({"of": what, "factor": factor, "seconds": (time.perf_counter() - begin) / repeats})
+    return pd.DataFrame(times).groupby(["of", "factor"], sort=False)["seconds"].median().reset_index()
 
 
 def slopes(table: pd.DataFrame) -> pd.Series:
@@ -156,8 +168,8 @@ def slopes(table: pd.DataFrame) -> pd.Series:
 
 
 def evaluation(rows: int) -> pd.DataFrame:
-    """Milliseconds a row of log p(x) by 5,000 importance samples, compiling included, and of its matrix products alone,
-    half of them before and half after; of fewer rows, what it takes where it is not compiled."""
+    """Milliseconds a row of log p(x) by 5,000 importance samples, compiling included, and of fewer rows where it is not
+    compiled; beside each, in turns, its matrix products alone."""
     size = Size(784, (200, 200), 50, 5000)
     network = "mlp(hidden=[200, 200], activation=tanh)"
     vae = pyrovae.VAE((784,), 50, encoder=network, decoder=network)
@@ -172,30 +184,27 @@ def evaluation(rows: int) -> pd.DataFrame:
             for weight, output in zip(weights, outputs, strict=True):
                 z = torch.mm(z, weight, out=output)
 
-    def run(worth: float, count: int) -> None:
-        pyrovae.evaluation.importance.WORTH = worth
-        pyrovae.log_marginal(vae, x[:count], num_samples=5000, progress=False)
+    def estimates(worth: float, count: int) -> Iterator[LogMarginal]:
+        # What `log_marginal` does, a row at a time.
+        importance.WORTH = worth
+        for _, terms in importance.importance_terms(vae, x[:count], None, size.batch, seed=0, progress=False):
+            yield log_mean_weight(terms.log_weights)
 
-    compiled, eager = partial(run, 0), partial(run, float("inf"))
-    products(10)
-    eager(10)
-    order: list[tuple[str, Callable[[int], None], int]] = [
-        ("matrix products", products, rows // 2),
-        ("compiled", compiled, rows),
-        ("matrix products", products, rows // 2),
-        ("eager", eager, rows // 10),
-    ]
-    parts = pd.DataFrame([{"by": name, "rows": count, "seconds": _seconds(step, count)} for name, step, count in order])
-    table = parts.groupby("by", sort=False).sum().reset_index()
-    table["ms_a_row"] = table["seconds"] / table["rows"] * 1e3
-    table["times_floor"] = table["ms_a_row"] / table["ms_a_row"].iloc[0]
-    return table
-
-
-def _seconds(step: Callable[[int], None], count: int) -> float:
-    begin = time.perf_counter()
-    step(count)
-    return time.perf_counter() - begin
+    table = []
+    for name, worth, count in (("compiled", 0.0, rows), ("eager", math.inf, rows // 10)):
+        values, ours, floor = estimates(worth, count), 0.0, 0.0
+        products(TURN)
+        for _ in tqdm(range(0, count, TURN), desc=name, leave=False):
+            begin = time.perf_counter()
+            for _ in islice(values, TURN):
+                pass
+            between = time.perf_counter()
+            products(TURN)
+            ours, floor = ours + between - begin, floor + time.perf_counter() - between
+        table.append(
+            {"by": name, "rows": count, "ms_a_row": ours / count * 1e3, "products_ms_a_row": floor / count * 1e3}
+        )
+    return pd.DataFrame(table).assign(times_floor=lambda t: t["ms_a_row"] / t["products_ms_a_row"])
 
 
 def figure(steps: pd.DataFrame, growth: pd.DataFrame) -> object:
@@ -236,13 +245,21 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
+    # First steps are those of somebody who has compiled none of it before.
+    with TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        run(arguments)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, print and save what is asked for."""
     parts = []
     for title in arguments.only:
         size = SIZES[title]
         x = (torch.rand(size.batch * max(EPOCH, 20), *size.event_shape) > 0.7).float()
         steps = {name: step for name, step in candidates(size, x).items() if name not in arguments.without}
-        for run in range(1, arguments.runs + 1):
-            parts.append(summary(title, measure(steps, arguments.bursts, title)).assign(run=run))
+        for number in range(1, arguments.runs + 1):
+            parts.append(summary(title, measure(steps, arguments.bursts, title)).assign(run=number))
             print(parts[-1].drop(columns="size").round(3).to_string(index=False), flush=True)
     steps = pd.concat(parts)
     # Compiling is measured once.
