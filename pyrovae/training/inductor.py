@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from pyrovae.training import exponential
+from pyrovae.training import elementary
 from pyrovae.training.kernels import HEADER, together
 
 OPTIONS = {
@@ -29,7 +29,7 @@ def compiled(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., tuple[Te
 
     A torch without Inductor's own entry has ``torch.compile``, a tenth of a millisecond dearer at each call.
     """
-    exponential.teach()
+    elementary.teach()
     with torch.no_grad(), together(), _remembered():
         if hasattr(torch._inductor, "compile"):
             return torch._inductor.compile(graph, inputs, options=OPTIONS)
@@ -48,7 +48,7 @@ def _remembered() -> Iterator[None]:
 
     config, tag = torch.compiler.config, nullcontext()
     if hasattr(config, "cache_key_tag"):
-        edition = hashlib.sha256(Path(exponential.__file__).read_bytes()).hexdigest()
+        edition = hashlib.sha256(Path(elementary.__file__).read_bytes()).hexdigest()
         tag = config.patch(cache_key_tag=config.cache_key_tag + edition)
     with tag, tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv(assume_static_by_default=True)))):
         yield

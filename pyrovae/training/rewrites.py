@@ -2,8 +2,8 @@ r"""Functions in a form of which Inductor makes faster code on a CPU: the same n
 
 Beside matrix products, most of a step is exponentials, for which Inductor calls a library, eight numbers at a time.
 Here they are polynomials, which become part of the loop around them; measured on one core, in nanoseconds an element,
-Bernoulli log-densities take 0.8 instead of 1.35, the sigmoids of their gradients 0.7 instead of 1.4, tanh 0.75 instead
-of 1.1.
+Bernoulli log-densities take 0.5 instead of 1.35, the sigmoids of their gradients 0.5 instead of 1.1, tanh 0.5 instead
+of 1.1, softplus 0.8 instead of 3.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from pyrovae.training.exponential import MOST, exp
+from pyrovae.training.elementary import MOST, exp, log1p
 
 aten = torch.ops.aten
 ENTROPY = aten.binary_cross_entropy_with_logits.default
@@ -31,11 +31,11 @@ SHIFT = 24
 """e^a is 0 in float32 where 2^24 e^a is not a normal number."""
 
 
-def _decay(a: Tensor) -> Tensor:
-    r""":math:`e^{-|a|}`, subnormal numbers too."""
+def _log1p_of_decay(a: Tensor) -> Tensor:
+    r""":math:`\log(1 + e^{-|a|})`, subnormal numbers too."""
     if a.dtype != torch.float32:
-        return torch.exp(-a.abs())
-    return exp(-a.abs(), -MOST - SHIFT * math.log(2), math.inf, SHIFT) * 2.0**-SHIFT
+        return torch.exp(-a.abs()).log1p()
+    return log1p(exp(-a.abs(), -MOST - SHIFT * math.log(2), math.inf, SHIFT) * 2.0**-SHIFT)
 
 
 def _factor(a: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def sigmoid(a: Tensor) -> Tensor:
 
 def softplus(a: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     r""":math:`\max(a, 0) + \log(1 + e^{-|a|})`."""
-    return a.relu() + _decay(a).log1p() if beta == 1 else NotImplemented
+    return a.relu() + _log1p_of_decay(a) if beta == 1 else NotImplemented
 
 
 def softplus_backward(gradient: Tensor, a: Tensor, beta: float, threshold: float) -> Tensor:
@@ -107,7 +107,7 @@ def log_bernoulli(shape: list[int], logits: Tensor, x: Tensor) -> Tensor:
 
 def cross_entropy(logits: Tensor, x: Tensor) -> Tensor:
     """The negative Bernoulli log-density of each element; of a value that is certain nothing cancels."""
-    return logits.relu() - x * logits + _decay(logits).log1p()
+    return logits.relu() - x * logits + _log1p_of_decay(logits)
 
 
 def rewrite(graph: GraphModule) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile
 
-from pyrovae.training import exponential, kernels, traced
+from pyrovae.training import elementary, kernels, traced
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -60,9 +60,9 @@ def test_where_files_cannot_be_shared_each_kernel_has_its_own(files, monkeypatch
 def test_what_was_compiled_with_another_exponential_is_not_found(files, monkeypatch, tmp_path):
     a = torch.randn(4)
     traced.Traced(lambda a: (torch.tanh(a),))(a)
-    other = tmp_path / "exponential.py"
+    other = tmp_path / "elementary.py"
     other.write_text("another")
-    monkeypatch.setattr(exponential, "__file__", str(other))
+    monkeypatch.setattr(elementary, "__file__", str(other))
     traced.Traced(lambda a: (torch.tanh(a),))(a)
     assert looked_up() == (0, 2)
 
@@ -92,11 +92,26 @@ def test_a_bias_is_part_of_the_loop_that_follows():
     assert "aten::mm" in names and not names & {"aten::addmm", "aten::copy_"}
 
 
-def test_the_polynomial():
+def test_polynomials():
     r = np.linspace(-math.log(2) / 2, math.log(2) / 2, 100_001)
-    values = np.polyval(np.float32(exponential.coefficients()).astype(float), r)
+    values = np.polyval(np.float32(elementary.exp_terms()).astype(float), r)
     assert np.abs(values / np.exp(r) - 1).max() < 1.1e-7
-    assert np.polyval(exponential.coefficients(), 0.0) == 1
+    assert np.polyval(elementary.exp_terms(), 0.0) == 1
+    a = np.linspace(1e-9, 1, 100_001)
+    values = np.polyval(np.float32(elementary.log1p_terms()).astype(float), a)
+    assert np.abs(a * values / np.log1p(a) - 1).max() < 2e-8
+
+
+def test_log1p():
+    """As machine code, and as torch has it where there is none."""
+    a = torch.cat([torch.linspace(0, 1, 200_001), torch.logspace(-44, 0, 1001, dtype=torch.float64).float()])
+    exact = np.log1p(a.double().numpy())
+    machine = traced.Traced(lambda a: (elementary.log1p(a),))
+    for function in (elementary.log1p, lambda a: machine(a)[0]):
+        found = function(torch.cat([a, torch.tensor([torch.nan])]))
+        assert found[-1].isnan() and found.dtype == torch.float32
+        error = np.abs(found[:-1].double().numpy() - exact)
+        assert (error <= 1.5 * EPS * exact + np.finfo(np.float32).smallest_subnormal).all()
 
 
 @pytest.mark.parametrize(("least", "most", "shift"), [(-87.0, 87.0, 0), (-103.0, math.inf, 24), (-math.inf, 40.0, 0)])
@@ -107,8 +122,8 @@ def test_exp(least, most, shift):
     a = torch.linspace(ends[0] - beyond[0], ends[1] + beyond[1], 200_001)
     a = torch.cat([a, torch.tensor([0.0, -0.0])])
     exact = np.exp(np.clip(a.double().numpy(), least, most)) * 2.0**shift
-    machine = traced.Traced(lambda a: (exponential.exp(a, least, most, shift),))
-    for function in (lambda a: exponential.exp(a, least, most, shift), lambda a: machine(a)[0]):
+    machine = traced.Traced(lambda a: (elementary.exp(a, least, most, shift),))
+    for function in (lambda a: elementary.exp(a, least, most, shift), lambda a: machine(a)[0]):
         found = function(torch.cat([a, torch.tensor([torch.nan])]))
         assert found[-1].isnan() and found.dtype == torch.float32
         assert np.abs(found[:-1].double().numpy() / exact - 1).max() < 2.5 * EPS
