@@ -20,7 +20,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyrovae.checks import check_labels, count, trusted
-from pyrovae.evaluation.importance import CHUNK, no_marginal, rows_at_once
+from pyrovae.evaluation.importance import draws_at_once, no_marginal, rows_at_once
 from pyrovae.evaluation.psis import k_hat
 from pyrovae.modes import evaluating, isolated
 from pyrovae.training.batches import ordered
@@ -222,7 +222,7 @@ def _draws(vae: VAE, x: Tensor, condition: Tensor | None, num_samples: int) -> D
     """Every draw and log-density, on the CPU: ``(num_samples, N, ...)``, or ``(num_samples, ...)`` for a prior that
     has no rows."""
     batches = []
-    for rows, part, c in ordered(x, condition, rows_at_once(vae, len(x), num_samples, CHUNK)):
+    for rows, part, c in ordered(x, condition, rows_at_once(vae, len(x), num_samples, draws_at_once(vae, None))):
         with pyro.plate("particles", num_samples, dim=-2):
             draws = _posterior(vae, part, c, rows.start)
             if condition is not None:

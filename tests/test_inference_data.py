@@ -189,7 +189,7 @@ def test_densities_are_those_of_scipy():
 
 @pytest.mark.parametrize("chunk", [1, 2 * DRAWS, 5 * DRAWS])
 def test_rows_in_several_batches_stay_in_order(chunk, monkeypatch):
-    monkeypatch.setattr(inference_data, "CHUNK", chunk)
+    monkeypatch.setattr(inference_data, "draws_at_once", lambda vae, _: chunk)
     vae, x, condition = linear(condition_dim=3), rows(), rows(ROWS, 3)
     idata = to_inference_data(vae, x, condition, num_samples=DRAWS)
     np.testing.assert_array_equal(dataset(idata, "observed_data")["x"], x)
@@ -415,7 +415,7 @@ def test_a_value_outside_the_support_is_named_with_its_column():
 
 @pytest.mark.parametrize("chunk", [1, 2**14])
 def test_the_row_of_a_density_that_overflows_is_named(chunk, monkeypatch):
-    monkeypatch.setattr(inference_data, "CHUNK", chunk)
+    monkeypatch.setattr(inference_data, "draws_at_once", lambda vae, _: chunk)
     x = rows()
     x[4, 1] = 1e30
     with pytest.raises(FloatingPointError, match="got -inf at row 4"):

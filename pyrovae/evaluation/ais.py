@@ -9,7 +9,7 @@ from tqdm import tqdm
 from pyrovae.checks import trusted
 from pyrovae.evaluation.annealing import check_annealing, forward, path, pilot, tempered
 from pyrovae.evaluation.coordinates import check_chains, coordinates
-from pyrovae.evaluation.importance import CHUNK, checked
+from pyrovae.evaluation.importance import checked
 from pyrovae.evaluation.weights import LogMarginal, log_mean_weight
 from pyrovae.modes import evaluating, frozen, isolated
 from pyrovae.training.batches import ordered
@@ -26,7 +26,7 @@ def ais(
     leapfrog: int = 10,
     start: str = "posterior",
     seed: int = 0,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     progress: bool = True,
 ) -> LogMarginal:
     r"""Estimate log p(x) of each row by annealed importance sampling,
@@ -53,6 +53,7 @@ def ais(
         start: :math:`f_0`: "posterior", the guide q(z | x), or "prior", which knows nothing of the guide.
         seed: of the draws.
         chunk: chains times rows that go through the decoder at once; memory grows with it.
+            None: as many as take about 256 MB, at most 4,096.
         progress: show a progress bar where it takes more than two seconds.
 
     Returns:
@@ -63,7 +64,7 @@ def ais(
     """
     check_annealing(num_chains, num_steps, leapfrog, start)
     check_chains(vae, "ais", "Use pyrovae.log_marginal.")
-    x, condition = checked(vae, x, condition, num_chains, chunk)
+    x, condition, chunk = checked(vae, x, condition, num_chains, chunk, gradients=True)
     parts, at_once = [], max(1, chunk // num_chains)
     states = tempered(vae, start, num_steps, leapfrog, len(x), at_once)
     with (

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from pyrovae.checks import count, trusted
 from pyrovae.evaluation.annealing import backward, check_annealing, forward, path, pilot, tempered
 from pyrovae.evaluation.coordinates import check_chains, coordinates, joined
-from pyrovae.evaluation.importance import CHUNK
+from pyrovae.evaluation.importance import draws_at_once
 from pyrovae.evaluation.weights import log_mean_weight
 from pyrovae.modes import evaluating, frozen, isolated
 from pyrovae.training.batches import ordered
@@ -67,7 +67,7 @@ def bdmc(
     leapfrog: int = 10,
     start: str = "posterior",
     seed: int = 0,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     progress: bool = True,
 ) -> Sandwich:
     r"""How far annealed importance sampling is from log p(x): rows drawn from the model, and two bounds of each.
@@ -94,6 +94,7 @@ def bdmc(
         start: :math:`f_0`: "posterior", the guide q(z | x), or "prior", which knows nothing of the guide.
         seed: of the draws; the random state of the user is left alone.
         chunk: chains times rows that go through the decoder at once; memory grows with it.
+            None: as many as take about 256 MB, at most 4,096.
         progress: show a progress bar where it takes more than two seconds.
 
     Returns:
@@ -109,10 +110,9 @@ def bdmc(
     """
     check_annealing(num_chains, num_steps, leapfrog, start)
     count(num_rows, "num_rows", 1)
-    count(chunk, "chunk", 1)
     check_chains(vae, "bdmc", "Use pyrovae.log_marginal.")
     condition = vae.check_condition(condition, num_rows)
-    parts, at_once = [], max(1, chunk // num_chains)
+    parts, at_once = [], max(1, draws_at_once(vae, chunk, gradients=True) // num_chains)
     states = tempered(vae, start, num_steps, leapfrog, num_rows, at_once)
     with (
         isolated(seed, validation=False),

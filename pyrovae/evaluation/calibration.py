@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae.checks import count, trusted
-from pyrovae.evaluation.importance import CHUNK, check_marginal
+from pyrovae.evaluation.importance import CHUNK, check_marginal, draws_at_once
 from pyrovae.evaluation.uniformity import band, cumulative, p_values, two_sided
 from pyrovae.modes import evaluating, isolated
 from pyrovae.training.batches import bounds
@@ -198,7 +198,7 @@ def sbc(
     likelihood: bool = False,
     alpha: float = 0.05,
     seed: int = 0,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     progress: bool = True,
 ) -> Calibration:
     r"""Simulation-based calibration of the guide: where the model's z lies among draws of q(z | x).
@@ -228,7 +228,7 @@ def sbc(
         alpha: how often the verdict may fail a guide that is calibrated, all units together.
         seed: of the draws; the random state of the user is left alone.
         chunk: draws times simulations that go through the decoder at once, and 16 times as many where they do not;
-            memory grows with it.
+            memory grows with it. None: as many as take about 256 MB, at most 4,096.
         progress: show a progress bar where it takes more than two seconds.
 
     Returns:
@@ -247,7 +247,7 @@ def sbc(
 
     count(num_simulations, "num_simulations", 1)
     count(num_draws, "num_draws", LEAST_DRAWS)
-    count(chunk, "chunk", 1)
+    chunk = draws_at_once(vae, chunk)
     check_marginal(vae, "sbc")
     if vae.label is not None and condition is not None:
         raise ValueError("condition: expected None, because the label is drawn with z and ranked as it is")

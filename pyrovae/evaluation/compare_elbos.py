@@ -18,7 +18,7 @@ from pyrovae import elbos, hierarchy
 from pyrovae.checks import trusted
 from pyrovae.elbos import IWAE, Bound
 from pyrovae.evaluation.ais import ais
-from pyrovae.evaluation.importance import CHUNK, checked
+from pyrovae.evaluation.importance import checked
 from pyrovae.evaluation.log_marginal import log_marginal
 from pyrovae.evaluation.memory import PeakMemory
 from pyrovae.evaluation.weights import LogMarginal
@@ -90,7 +90,7 @@ def compare_elbos(
     num_samples: int = 5000,
     annealed: bool = False,
     seed: int = 0,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     progress: bool = True,
 ) -> ElboComparison:
     r"""Hold ELBO estimators against each other at the weights that ``vae`` has, on rows ``x``.
@@ -123,6 +123,7 @@ def compare_elbos(
         seed: of the draws.
         chunk: draws times rows that go through the decoder at once (for estimators of ours; Pyro's own go draw by draw
             where that is not enough); a step that has to be split costs one more pass forward.
+            None: as many as take about 256 MB, at most 4,096.
         progress: show a progress bar.
 
     Raises:
@@ -136,7 +137,7 @@ def compare_elbos(
 
     if num_repeats < 2 * GROUPS or num_repeats % GROUPS:
         raise ValueError(f"num_repeats: expected a multiple of {GROUPS} of at least {2 * GROUPS}, got {num_repeats}")
-    x, condition = checked(vae, x, condition, num_samples, chunk)
+    x, condition, chunk = checked(vae, x, condition, num_samples, chunk)
     references = _references(vae, x, condition, exact, num_samples, annealed, seed, chunk, progress)
     truth, truth_error = max(references.values())
     runs: dict[tuple[str, int], _Run] = {}

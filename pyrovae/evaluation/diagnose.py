@@ -15,7 +15,7 @@ from pyrovae.checks import count, trusted
 from pyrovae.distributions import moments
 from pyrovae.evaluation.evaluate import TRUSTED_K, Evaluation, evaluate
 from pyrovae.evaluation.gaps import inference_gaps
-from pyrovae.evaluation.importance import CHUNK, rows_at_once
+from pyrovae.evaluation.importance import draws_at_once, rows_at_once
 from pyrovae.evaluation.refine import not_refinable
 from pyrovae.evaluation.units import posterior_moments
 from pyrovae.modes import evaluating, isolated
@@ -86,7 +86,7 @@ def diagnose(
     num_samples: int = 1000,
     gap_rows: int = 64,
     seed: int = 0,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     progress: bool = True,
 ) -> Diagnosis:
     r"""Look for what goes wrong in VAEs, each by a number with a threshold.
@@ -116,6 +116,7 @@ def diagnose(
         gap_rows: rows whose gap is split, which takes a search of 100 steps.
         seed: of the draws.
         chunk: draws times rows that go through the decoder at once; memory grows with it.
+            None: as many as take about 256 MB, at most 4,096.
         progress: show progress bars where something takes more than two seconds.
 
     Raises:
@@ -130,6 +131,7 @@ def diagnose(
     count(gap_rows, "gap_rows", 1)
     x = vae.check(x)
     condition = vae.check_condition(condition, len(x))
+    chunk = draws_at_once(vae, chunk)
     finite = _finite(vae, x, condition, seed, chunk)
     if not finite.any():
         raise ValueError("diagnose: expected rows with a finite log p(x, z), got none: the model's weights overflow")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pyrovae.evaluation.importance import CHUNK, checked, importance_terms, no_marginal, point
+from pyrovae.evaluation.importance import checked, importance_terms, no_marginal, point
 from pyrovae.evaluation.psis import k_hat
 from pyrovae.evaluation.units import ACTIVE, unit_kls, unit_variances
 from pyrovae.evaluation.weights import log_mean_weight
@@ -103,7 +103,7 @@ def evaluate(
     *,
     num_samples: int = 1000,
     seed: int = 0,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     progress: bool = True,
 ) -> Evaluation:
     r"""Hold a VAE against data: ELBO with its split, log p(x), Pareto k-hat and active units, row by row.
@@ -120,6 +120,7 @@ def evaluate(
         num_samples: draws for each row.
         seed: of the draws.
         chunk: draws times rows that go through the decoder at once; memory grows with it.
+            None: as many as take about 256 MB, at most 4,096.
         progress: show a progress bar where it takes more than two seconds.
 
     Raises:
@@ -132,7 +133,7 @@ def evaluate(
     """
     import pandas as pd
 
-    x, condition = checked(vae, x, condition, num_samples, chunk)
+    x, condition, chunk = checked(vae, x, condition, num_samples, chunk)
     columns: dict[str, list[Tensor]] = {}
     for _, terms in importance_terms(vae, x, condition, num_samples, seed=seed, chunk=chunk, progress=progress):
         estimate = log_mean_weight(terms.log_weights)

@@ -6,20 +6,27 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
+from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae import elbos, hierarchy
 from pyrovae.checks import count, trusted
 from pyrovae.elbos import Terms
+from pyrovae.elbos.draws import draw
+from pyrovae.evaluation.memory import PeakMemory
 from pyrovae.modes import evaluating, isolated
 from pyrovae.training.batches import ordered
 from pyrovae.training.traced import NotTraceable, Traced
 from pyrovae.vae import VAE
 
 CHUNK = 2**12
-"""Draws times rows that go through the decoder at once: measured at 784 pixels, 110 MB with a layer of 400 units and
-1.4 GB with the convolutional decoder."""
+"""The most draws times rows that go through the decoder at once: at 784 pixels, 110 MB with a layer of 400 units, and
+no faster with more."""
+MEMORY = 2**28
+"""Bytes that the tensors of so many draws may take."""
+PROBE = 16
+"""Draws of which the bytes are counted."""
 WORTH = 1e12
 """Draws times parameters from which their computation is compiled: half a minute or more, which ten seconds shorten."""
 
@@ -51,13 +58,34 @@ def rows_at_once(vae: VAE, rows: int, draws: int, chunk: int) -> int:
 
 
 def checked(
-    vae: VAE, x: Tensor, condition: Tensor | None, num_samples: int, chunk: int
-) -> tuple[Tensor, Tensor | None]:
-    """Data and condition as `importance_terms` takes them; ValueError for those or numbers that do not fit."""
+    vae: VAE, x: Tensor, condition: Tensor | None, num_samples: int, chunk: int | None, *, gradients: bool = False
+) -> tuple[Tensor, Tensor | None, int]:
+    """Data, condition and chunk as `importance_terms` takes them; ValueError for those or numbers that do not fit."""
     count(num_samples, "num_samples", 1)
-    count(chunk, "chunk", 1)
     x = vae.check(x)
-    return x, vae.check_condition(condition, len(x))
+    return x, vae.check_condition(condition, len(x)), draws_at_once(vae, chunk, gradients=gradients)
+
+
+def draws_at_once(vae: VAE, chunk: int | None, *, gradients: bool = False) -> int:
+    """``chunk``, or, of None, how many draws of a latent and their x fit into `MEMORY`: a power of two, so that it is
+    the same everywhere, and at most `CHUNK`. With gradients, what was computed on the way counts, too."""
+    if chunk is not None:
+        return count(chunk, "chunk", 1)
+    if vae.prior.has("joint"):
+        return CHUNK
+    some, more = (_peak(vae, draws, gradients) for draws in (PROBE, 2 * PROBE))
+    return max(1, min(CHUNK, 2 ** int(math.log2(MEMORY * PROBE / max(1, more - some)))))
+
+
+def _peak(vae: VAE, draws: int, gradients: bool) -> int:
+    """Bytes that the densities of some draws for a row take, the model's own."""
+    condition = torch.zeros(1, vae.condition_dim).to(vae.like) if vae.condition_dim and vae.label is None else None
+    with isolated(0, validation=False), evaluating(vae), trusted():
+        x = poutine.trace(vae.model).get_trace(None, condition, size=1).nodes["x"]["value"]
+        with torch.set_grad_enabled(gradients), PeakMemory() as memory:
+            # What nothing refers to is freed, but for what a gradient needs.
+            draw(vae.model, vae.guide, (x, condition), {}, draws, nesting=1, gradient="score")
+    return memory.peak
 
 
 def importance_terms(
@@ -67,7 +95,7 @@ def importance_terms(
     num_samples: int,
     *,
     seed: int,
-    chunk: int = CHUNK,
+    chunk: int,
     progress: bool = True,
 ) -> Iterator[tuple[slice, Terms]]:
     """Terms ``(num_samples, B)`` of ``num_samples`` draws for each row, a few rows at a time.

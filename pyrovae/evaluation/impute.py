@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from pyrovae.checks import count, trusted
 from pyrovae.distributions import OrderedLogistic, Product, expectation
-from pyrovae.evaluation.importance import CHUNK, check_marginal, checked, rows_at_once
+from pyrovae.evaluation.importance import check_marginal, checked, rows_at_once
 from pyrovae.mechanism import DRAWN
 from pyrovae.modes import evaluating, isolated
 from pyrovae.training.batches import ordered
@@ -31,7 +31,7 @@ def impute(
     num_samples: int = 1000,
     draws: int | None = None,
     seed: int = 0,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     progress: bool = True,
 ) -> Tensor:
     r"""Fill the missing cells (NaN) of rows x, each from the others of its row.
@@ -58,6 +58,7 @@ def impute(
         draws: how many times to draw each row's missing cells; None for the best guess at each.
         seed: of the draws; the random state of the user is left alone.
         chunk: draws times rows that go through the decoder at once; memory grows with it.
+            None: as many as take about 256 MB, at most 4,096.
         progress: show a progress bar where it takes more than two seconds.
 
     Returns:
@@ -79,7 +80,7 @@ def impute(
             f"{type(vae.likelihood.piece).__name__}. Build the VAE with missing='mask', or with likelihood='tabular'."
         )
     check_marginal(vae, "impute")
-    x, condition = checked(vae, x, condition, num_samples, chunk)
+    x, condition, chunk = checked(vae, x, condition, num_samples, chunk)
     filled = x.expand(*([] if draws is None else [draws]), *x.shape).clone()
     with (
         isolated(seed, validation=False),

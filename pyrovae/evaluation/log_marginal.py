@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyrovae.checks import count
 from pyrovae.evaluation.ais import ais
-from pyrovae.evaluation.importance import CHUNK, check_marginal, checked, importance_terms
+from pyrovae.evaluation.importance import check_marginal, checked, importance_terms
 from pyrovae.evaluation.psis import TOO_FEW, smooth
 from pyrovae.evaluation.weights import LogMarginal, log_mean_weight
 from pyrovae.registry import choose
@@ -25,7 +25,7 @@ def log_marginal(
     num_samples: int | None = None,
     method: str = "importance",
     seed: int = 0,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     progress: bool = True,
 ) -> LogMarginal:
     r"""Estimate log p(x) of each row by importance sampling with the guide as proposal:
@@ -52,6 +52,7 @@ def log_marginal(
         method: "importance", "psis" or "ais".
         seed: of the draws; the random state of the user is left alone.
         chunk: draws times rows that go through the decoder at once; memory grows with it.
+            None: as many as take about 256 MB, at most 4,096.
         progress: show a progress bar where it takes more than two seconds.
 
     Returns:
@@ -78,7 +79,7 @@ def log_marginal(
             f"num_samples: expected at least {TOO_FEW} to fit a tail to, got {num_samples}. Draw more, or use "
             'method="importance".'
         )
-    x, condition = checked(vae, x, condition, num_samples, chunk)
+    x, condition, chunk = checked(vae, x, condition, num_samples, chunk)
     parts = []
     for _, terms in importance_terms(vae, x, condition, num_samples, seed=seed, chunk=chunk, progress=progress):
         raw = log_mean_weight(terms.log_weights)

@@ -20,7 +20,7 @@ from pyrovae.distributions import Product
 from pyrovae.distributions.observed import log_prob_of_observed
 from pyrovae.elbos.draws import draw
 from pyrovae.evaluation.evaluate import TRUSTED_K
-from pyrovae.evaluation.importance import CHUNK, check_marginal, checked, rows_at_once
+from pyrovae.evaluation.importance import check_marginal, checked, rows_at_once
 from pyrovae.evaluation.psis import TOO_FEW, smooth
 from pyrovae.evaluation.uniformity import band, cumulative, p_values
 from pyrovae.modes import evaluating, isolated
@@ -168,7 +168,7 @@ def loo_pit(
     num_samples: int = 1000,
     alpha: float = 0.05,
     seed: int = 0,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     progress: bool = True,
 ) -> LooPit:
     r"""Leave out one cell of a row, and see where it lies in what the model says of it from the others.
@@ -195,6 +195,7 @@ def loo_pit(
         alpha: how often the verdict may fail a model that is right, all cells together.
         seed: of the draws; the random state of the user is left alone.
         chunk: draws times rows that go through the decoder at once; memory grows with it, and with draws times cells.
+            None: as many as take about 256 MB, at most 4,096.
         progress: show a progress bar where it takes more than two seconds.
 
     Returns:
@@ -218,7 +219,7 @@ def loo_pit(
     check_marginal(vae, "loo_pit")
     if vae.mechanism is not None:
         raise ValueError("loo_pit: expected no mechanism, by which a cell that is there says something of its value")
-    x, condition = checked(vae, x, condition, num_samples, chunk)
+    x, condition, chunk = checked(vae, x, condition, num_samples, chunk)
     found = []
     with (
         isolated(seed, validation=False),

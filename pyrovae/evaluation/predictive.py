@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae.checks import count, trusted
-from pyrovae.evaluation.importance import CHUNK
+from pyrovae.evaluation.importance import draws_at_once
 from pyrovae.modes import evaluating, isolated
 from pyrovae.registry import choose
 from pyrovae.training.batches import ordered
@@ -92,7 +92,7 @@ def predictive_check(
     kind: str = "posterior",
     num_replicates: int = 1000,
     seed: int = 0,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     progress: bool = True,
 ) -> PredictiveCheck:
     r"""Hold statistics T of the data against those of data sets of the same size that the model draws.
@@ -116,7 +116,7 @@ def predictive_check(
         kind: "posterior" or "prior".
         num_replicates: data sets to draw.
         seed: of the draws; the random state of the user is left alone.
-        chunk: rows that go through the decoder at once.
+        chunk: rows that go through the decoder at once. None: as many as take about 256 MB, at most 4,096.
         progress: show a progress bar where it takes more than two seconds.
 
     Returns:
@@ -135,7 +135,7 @@ def predictive_check(
 
     choose(kind, KINDS, "kind")
     count(num_replicates, "num_replicates", 1)
-    count(chunk, "chunk", 1)
+    chunk = draws_at_once(vae, chunk)
     statistics = dict(STATISTICS if statistics is None else statistics)
     if not statistics or any(not callable(statistic) for statistic in statistics.values()):
         raise ValueError(

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from pyrovae.checks import count, trusted
 from pyrovae.evaluation.coordinates import apart, check_chains
-from pyrovae.evaluation.importance import CHUNK, checked
+from pyrovae.evaluation.importance import checked
 from pyrovae.evaluation.states import States
 from pyrovae.inference_data import assemble, event_dims, latent_dim
 from pyrovae.modes import evaluating, frozen, isolated
@@ -41,7 +41,7 @@ def sample_posterior(
     warmup: int = 500,
     leapfrog: int = 8,
     seed: int = 0,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     progress: bool = True,
 ) -> arviz.InferenceData | xarray.DataTree:
     r"""Draws of the posterior p(z | x) of each row, for ArviZ: what the guide should have said.
@@ -90,6 +90,7 @@ def sample_posterior(
         leapfrog: of ``hmc``, the most steps in a move.
         seed: of the draws; the random state of the user is left alone.
         chunk: z's that go through the decoder at once; memory grows with it.
+            None: as many as take about 256 MB, at most 4,096.
         progress: show a progress bar where it takes more than two seconds.
 
     Raises:
@@ -108,7 +109,7 @@ def sample_posterior(
     count(warmup, "warmup", 0)
     count(seed, "seed", 0)
     check_chains(vae, "sample_posterior", REMEDY)
-    x, condition = checked(vae, x, condition, num_samples, chunk)
+    x, condition, chunk = checked(vae, x, condition, num_samples, chunk, gradients=True)
     moves = num_samples + (warmup if method in ("mala", "hmc", "nuts") else 0)
     total = len(x) * moves * (num_chains if method == "nuts" else 1)
     at_once = max(1, chunk // num_chains)

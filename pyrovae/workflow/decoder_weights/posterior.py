@@ -13,7 +13,7 @@ from tqdm import tqdm
 from pyrovae import hierarchy
 from pyrovae.checks import count, trusted
 from pyrovae.distributions import expectation
-from pyrovae.evaluation.importance import CHUNK, checked
+from pyrovae.evaluation.importance import checked, draws_at_once
 from pyrovae.evaluation.log_marginal import log_marginal
 from pyrovae.evaluation.weights import LogMarginal, log_mean_weight
 from pyrovae.inference_data import event_dims
@@ -153,7 +153,7 @@ class DecoderPosterior:
         num_draws: int = 20,
         num_samples: int = 1000,
         seed: int = 0,
-        chunk: int = CHUNK,
+        chunk: int | None = None,
         progress: bool = True,
     ) -> LogMarginal:
         r"""The pointwise log predictive density of each row,
@@ -171,6 +171,7 @@ class DecoderPosterior:
             num_samples: draws of z for each row and draw of the weights.
             seed: of the draws.
             chunk: draws of z times rows that go through the decoder at once.
+                None: as many as take about 256 MB, at most 4,096.
             progress: show a progress bar where it takes more than two seconds.
 
         Returns:
@@ -180,7 +181,7 @@ class DecoderPosterior:
             ValueError: for data that the model does not take, fewer than 2 draws, or numbers below 1.
             FloatingPointError: for a density that overflows.
         """
-        x, condition = checked(self.vae, x, condition, num_samples, chunk)
+        x, condition, chunk = checked(self.vae, x, condition, num_samples, chunk)
         count(num_draws, "num_draws", 2)
         with isolated(count(seed, "seed", 0), validation=False):
             draws = self._sample(num_draws)
@@ -202,10 +203,10 @@ class DecoderPosterior:
         import xarray
 
         with isolated(count(seed, "seed", 0), validation=False), evaluating(self.vae), trusted():
-            draws = []
+            draws, at_once = [], draws_at_once(self.vae, None)
             for vae in self._vaes(self._sample(num_draws)):
                 parts = []
-                for first, last in bounds(num_rows, CHUNK):
+                for first, last in bounds(num_rows, at_once):
                     rows = slice(first, last)
                     c = None if condition is None else condition[rows]
                     p = vae.likelihood(latents(vae, rows, c), c)
