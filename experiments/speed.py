@@ -187,7 +187,9 @@ def evaluation(rows: int) -> pd.DataFrame:
     def estimates(worth: float, count: int) -> Iterator[LogMarginal]:
         # What `log_marginal` does, a row at a time.
         importance.WORTH = worth
-        for _, terms in importance.importance_terms(vae, x[:count], None, size.batch, seed=0, progress=False):
+        for _, terms in importance.importance_terms(
+            vae, x[:count], None, size.batch, seed=0, chunk=importance.CHUNK, progress=False
+        ):
             yield log_mean_weight(terms.log_weights)
 
     table = []

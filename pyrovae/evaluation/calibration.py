@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae.checks import count, trusted
-from pyrovae.evaluation.importance import CHUNK, check_marginal, draws_at_once
+from pyrovae.evaluation.importance import check_marginal, draws_at_once
 from pyrovae.evaluation.uniformity import band, cumulative, p_values, two_sided
 from pyrovae.modes import evaluating, isolated
 from pyrovae.training.batches import bounds
@@ -256,7 +256,7 @@ def sbc(
     names = [*sites, *([LIKELIHOOD] if likelihood else [])]
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
     # A simulation is a row for encoder and decoder, too, however few its draws.
-    step = max(1, min(CHUNK, (1 if likelihood else 16) * chunk // num_draws))
+    step = max(1, min(chunk, (1 if likelihood else 16) * chunk // num_draws))
     with (
         isolated(seed, validation=False),
         evaluating(vae),

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Callback = Callable[[VAE, Row], bool | None]
 WORTH = 5000
-"""Steps of one shape for which ``compile="auto"`` compiles: it takes some ten seconds, which they gain."""
+"""Steps of one shape for which ``compile="auto"`` compiles: it takes up to ten seconds, which they gain."""
 BRIEF = 60.0
 """Seconds of training below which it does not."""
 
