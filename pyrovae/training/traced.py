@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from pyrovae.checks import trusted
 from pyrovae.training.captured import Captured, recordable
+from pyrovae.training.enumeration import of_one_shape
 from pyrovae.training.inductor import compiled, warming
 from pyrovae.training.rewrites import DECOMPOSITIONS, rewrite
 
@@ -180,6 +181,7 @@ def _without_looking() -> Iterator[None]:
             for name, substitute in silent.items():
                 if hasattr(module, name):
                     stack.enter_context(mock.patch.object(module, name, substitute))
+        stack.enter_context(of_one_shape())
         stack.enter_context(pyro.validation_enabled(False))
         stack.enter_context(trusted())
         stack.enter_context(torch.random.fork_rng())
