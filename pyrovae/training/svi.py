@@ -28,12 +28,11 @@ class CompiledSVI:
     r"""A drop-in for ``pyro.infer.SVI`` whose step, ELBO, gradient and optimizer, is traced once and compiled.
 
     For any Pyro model and guide of static structure, and any ELBO with a ``differentiable_loss``, discrete latents that
-    are summed out included. The first step of
-    each shape of the arguments is Pyro's own, with all of its checks; the second is traced, Pyro's handlers and all,
-    into one graph, which torch's Inductor compiles; from then on no Python of Pyro's runs, and the values of data are
-    looked at no more. Parameters and the state of the optimizer are those of the user, changed in place: put a model on
-    its device before the first step. An optimizer that is given another state is traced anew. Draws are new at each
-    step, and from one ``torch.manual_seed`` they are those that Pyro makes.
+    are summed out included. The first step of each shape of the arguments is Pyro's own, with all of its checks; the
+    second is traced, Pyro's handlers and all, into one graph, which torch's Inductor compiles; from then on no Python
+    of Pyro's runs, and the values of data are looked at no more. Parameters and the state of the optimizer are those of
+    the user, changed in place: put a model on its device before the first step. An optimizer that is given another
+    state is traced anew. Draws are new at each step, and from one ``torch.manual_seed`` they are those that Pyro makes.
 
     What cannot be one graph (a program that looks at its numbers, or grows or shrinks) is run by Pyro's SVI, as is
     everything where there is no C++ compiler; a warning says why, once.
