@@ -73,7 +73,11 @@ def draws_at_once(vae: VAE, chunk: int | None, *, gradients: bool = False) -> in
         return count(chunk, "chunk", 1)
     if vae.prior.has("joint"):
         return CHUNK
-    some, more = (_peak(vae, draws, gradients) for draws in (PROBE, 2 * PROBE))
+    try:
+        some, more = (_peak(vae, draws, gradients) for draws in (PROBE, 2 * PROBE))
+    except Exception:
+        # Networks that do not take a single row; what else is wrong is said where they are called.
+        return CHUNK
     return max(1, min(CHUNK, 2 ** int(math.log2(MEMORY * PROBE / max(1, more - some)))))
 
 

@@ -56,6 +56,14 @@ def test_small_models(settings):
     assert vae.training and torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_network_of_so_many_rows(monkeypatch):
+    """It cannot be tried with one."""
+    vae, x = pyrovae.VAE((4,), 2), torch.ones(30, 4)
+    vae.posterior.network = torch.nn.Sequential(vae.posterior.network, torch.nn.Unflatten(0, (30,)))
+    assert draws_at_once(vae, None) == CHUNK
+    assert len(pyrovae.log_marginal(vae, x, num_samples=10).value) == 30
+
+
 @pytest.mark.parametrize("chunk", [0, -1, 2.5])
 def test_what_is_no_number_of_draws(chunk):
     with pytest.raises(ValueError, match="chunk"):
