@@ -137,7 +137,7 @@ def compare_elbos(
 
     if num_repeats < 2 * GROUPS or num_repeats % GROUPS:
         raise ValueError(f"num_repeats: expected a multiple of {GROUPS} of at least {2 * GROUPS}, got {num_repeats}")
-    x, condition, chunk = checked(vae, x, condition, num_samples, chunk)
+    x, condition, chunk = checked(vae, x, condition, num_samples, chunk, gradients=True)
     references = _references(vae, x, condition, exact, num_samples, annealed, seed, chunk, progress)
     truth, truth_error = max(references.values())
     runs: dict[tuple[str, int], _Run] = {}

@@ -12,6 +12,9 @@ import torch
 from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor
 
+Value = Any
+"""What stands for numbers while Inductor writes a loop."""
+
 MOST = 87.0
 """Between its negative and itself, e^a is a normal number of float32."""
 HIGH = 0.693359375
@@ -24,13 +27,16 @@ torch.library.define("pyrovae::log1p", "(Tensor a) -> Tensor")
 
 
 def exp(a: Tensor, least: float, most: float, shift: int = 0) -> Tensor:
-    r""":math:`2^s e^a` of a that is moved between two numbers; the result has to be a normal number."""
+    r""":math:`2^s e^a` of a that is moved between two numbers; the result has to be a normal number. Of what is not
+    float32, torch's, for any a."""
+    if a.dtype != torch.float32:
+        return torch.exp(a) * 2.0**shift if shift else torch.exp(a)
     return torch.ops.pyrovae.exp(a, least, most, shift)
 
 
 def log1p(a: Tensor) -> Tensor:
-    r""":math:`\log(1 + a)` for :math:`0 \le a \le 1`."""
-    return torch.ops.pyrovae.log1p(a)
+    r""":math:`\log(1 + a)` for :math:`0 \le a \le 1`; of what is not float32, torch's."""
+    return torch.ops.pyrovae.log1p(a) if a.dtype == torch.float32 else torch.log1p(a)
 
 
 @torch.library.impl("pyrovae::exp", "CPU")
@@ -75,16 +81,16 @@ def teach() -> None:
 
     terms_of_exp, terms_of_log1p = exp_terms(), log1p_terms()
 
-    def number(value: float) -> Any:  # noqa: ANN401 - as Inductor has it
+    def number(value: float) -> Value:
         return ops.constant(value, torch.float32)
 
-    def polynomial(terms: list[float], a: Any) -> Any:  # noqa: ANN401
+    def polynomial(terms: list[float], a: Value) -> Value:
         value = number(terms[0])
         for c in terms[1:]:
             value = ops.add(ops.mul(value, a), number(c))
         return value
 
-    def exp(a: Any, least: float, most: float, shift: int) -> Any:  # noqa: ANN401
+    def exp(a: Value, least: float, most: float, shift: int) -> Value:
         # 2^(n + s) e^r with n = [a / ln 2]. Comparing and choosing are two instructions, and a minimum three, for nan.
         if least > -math.inf:
             a = ops.where(ops.lt(a, number(least)), number(least), a)
@@ -98,10 +104,10 @@ def teach() -> None:
         power = ops.bitwise_left_shift(bits, ops.constant(23, torch.int32))
         return ops.mul(polynomial(terms_of_exp, r), ops.to_dtype_bitcast(power, torch.float32, torch.int32))
 
-    def log1p(a: Any) -> Any:  # noqa: ANN401
+    def log1p(a: Value) -> Value:
         return ops.mul(polynomial(terms_of_log1p, a), a)
 
-    def lower(inner: Callable[..., Any], a: Any, *args: float) -> Any:  # noqa: ANN401
+    def lower(inner: Callable[..., Any], a: Value, *args: float) -> Value:
         return make_pointwise(lambda a: inner(a, *args))(a)
 
     for op, inner in ((torch.ops.pyrovae.exp, exp), (torch.ops.pyrovae.log1p, log1p)):

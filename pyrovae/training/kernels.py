@@ -68,11 +68,11 @@ def together() -> Iterator[None]:
 class Kernels:
     """What one ``AsyncCompile`` of Inductor's was given to compile, and ``alone``, how it does so."""
 
-    def __init__(self, compiler: Any, alone: Callable[..., Any]) -> None:  # noqa: ANN401
+    def __init__(self, compiler: Any, alone: Callable[..., Any]) -> None:  # noqa: ANN401 - an AsyncCompile
         self.compiler, self.alone = compiler, alone
         self.given: list[tuple[list[str], str]] = []
 
-    def add(self, argtypes: list[str], source: str) -> Any:  # noqa: ANN401
+    def add(self, argtypes: list[str], source: str) -> Any:  # noqa: ANN401 - a future of torch
         """The future of a function."""
         from torch._inductor.codecache import LambdaFuture
 
