@@ -28,9 +28,9 @@ def looked_up():
 
 
 def sums(a):
-    """Four loops, which are no one loop because of the products between them."""
-    for _ in range(3):
-        a = torch.tanh(a @ a)
+    """Loops of different kinds, more than there are files, and no one loop because of the products between them."""
+    for function in (torch.tanh, torch.sigmoid, torch.cos, torch.nn.functional.softplus, torch.sin):
+        a = function(a @ a / 9)
     return a, a.sum(0).softmax(0)
 
 
