@@ -11,6 +11,7 @@ from threading import Thread
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.fx import GraphModule
 
 from pyrovae.training import elementary
@@ -30,28 +31,30 @@ def compiled(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., tuple[Te
     A torch without Inductor's own entry has ``torch.compile``, a tenth of a millisecond dearer at each call.
     """
     elementary.teach()
-    with torch.no_grad(), together(), _remembered():
+    with torch.no_grad(), together(), _remembered() as mode:
         if hasattr(torch._inductor, "compile"):
-            return torch._inductor.compile(graph, inputs, options=OPTIONS)
+            # Given the numbers themselves, sizes that the graph does not name would be symbols in its loops.
+            examples = [mode.from_tensor(tensor, static_shapes=True) for tensor in inputs]
+            return torch._inductor.compile(graph, examples, options=OPTIONS)
         return torch.compile(graph, fullgraph=True, dynamic=False, options=OPTIONS)
 
 
 @contextmanager
-def _remembered() -> Iterator[None]:
-    """Inside: what was compiled in another run is found on the disk. Inductor looks for graphs alone that were traced
+def _remembered() -> Iterator[FakeTensorMode]:
+    """Inside, with what stands for tensors there: what was compiled in another run is found on the disk. Inductor looks for graphs alone that were traced
     where shapes may be symbols, and does not see what an operation of ours is lowered to."""
     # Importing them takes half a second.
     import torch.compiler.config
     from torch._guards import TracingContext, tracing
-    from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     config, tag = torch.compiler.config, nullcontext()
     if hasattr(config, "cache_key_tag"):
         edition = hashlib.sha256(Path(elementary.__file__).read_bytes()).hexdigest()
         tag = config.patch(cache_key_tag=config.cache_key_tag + edition)
-    with tag, tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv(assume_static_by_default=True)))):
-        yield
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    with tag, tracing(TracingContext(mode)):
+        yield mode
 
 
 @contextmanager

@@ -46,6 +46,12 @@ def test_kernels_share_files_and_are_found_again(files):
     assert looked_up() == (1, 1)
 
 
+def test_sizes_are_numbers_in_loops(files):
+    a, b = torch.randn(3, 7), torch.randn(7, 7)
+    traced.Traced(lambda a, b: (torch.tanh(a @ b) @ b,))(a, b)
+    assert files() and not any(re.search(r"\bks\d", file.read_text()) for file in files())
+
+
 def test_where_files_cannot_be_shared_each_kernel_has_its_own(files, monkeypatch):
     def broken(given):
         raise TypeError("another torch")
