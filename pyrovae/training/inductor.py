@@ -41,8 +41,9 @@ def compiled(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., tuple[Te
 
 @contextmanager
 def _remembered() -> Iterator[FakeTensorMode]:
-    """Inside, with what stands for tensors there: what was compiled in another run is found on the disk. Inductor looks for graphs alone that were traced
-    where shapes may be symbols, and does not see what an operation of ours is lowered to."""
+    """Inside, with what stands for tensors there: what was compiled in another run is found on the disk. Inductor looks
+    for graphs alone that were traced where shapes may be symbols, and does not see what an operation of ours is lowered
+    to."""
     # Importing them takes half a second.
     import torch.compiler.config
     from torch._guards import TracingContext, tracing
