@@ -12,6 +12,8 @@ from unittest import mock
 HEADER = "#include <torch/csrc/inductor/cpp_prefix.h>"
 ENTRY = re.compile(r'extern "C"\s+void\s+kernel\(')
 """Where the function begins that is a kernel."""
+ARGUMENTS = "PyObject* const* args"
+"""How a kernel has to be given its own, by Inductor and by `CALL`."""
 KERNEL = """
 namespace kernel_{index} {{
 {source}
@@ -50,7 +52,12 @@ def together() -> Iterator[None]:
     """
     try:
         from torch._inductor.async_compile import AsyncCompile
-    except ImportError:
+        from torch._inductor.codecache import CppPythonBindingsCodeCache
+
+        known = ARGUMENTS in CppPythonBindingsCodeCache.suffix_template
+    except (ImportError, AttributeError):
+        known = False
+    if not known:
         yield
         return
     alone = AsyncCompile.cpp_pybinding
