@@ -66,6 +66,10 @@ class Joint(PyroOptim):
 
     def move(self) -> None:
         """A step by the gradients that the parameters have, of a loss that is `loss`."""
+        for p in self.params:
+            if not p.requires_grad:
+                # Of one that has a gradient no more, Pyro leaves zeros, by which Adam would move it on.
+                p.grad = None
         if self.reduce is not None:
             self.reduce(self.params, self.loss)
         if self.clip_norm is not None:

@@ -32,7 +32,11 @@ class CompiledSVI:
     second is traced, Pyro's handlers and all, into one graph, which torch's Inductor compiles; from then on no Python
     of Pyro's runs, and the values of data are looked at no more. Parameters and the state of the optimizer are those of
     the user, changed in place: put a model on its device before the first step. An optimizer that is given another
-    state is traced anew. Draws are new at each step, and from one ``torch.manual_seed`` they are those that Pyro makes.
+    state is traced anew, and so are modules that go from training to evaluation, and parameters that have a gradient no
+    more. Draws are new at each step, and from one ``torch.manual_seed`` they are those that Pyro makes.
+
+    Python's own numbers, such as an attribute that is a float, stay in the graph what they were when it was traced.
+    Keep what is to change in a tensor, which is read at each step, or make it an argument.
 
     What cannot be one graph (a program that looks at its numbers, or grows or shrinks) is run by Pyro's SVI, as is
     everything where there is no C++ compiler; a warning says why, once.
@@ -87,6 +91,7 @@ class CompiledSVI:
         self._moving: Joint | None = None
         self._layout: Any = None
         self._extras = 0
+        self._moved: dict[tuple[bool, ...], list[Tensor]] = {}
         self.reason: str | None = None
         """Why steps are not compiled, where they were to be."""
         self.last: Any = None
@@ -195,7 +200,7 @@ class CompiledSVI:
         loss, *rest = self._traced.run(call)
         self.last = None if self.extra is None else pytree.tree_unflatten(rest[: self._extras], self._layout)
         if not self._inside:
-            for p, g in zip(self._moved, rest[self._extras :], strict=True):
+            for p, g in zip(self._moved[self._free()], rest[self._extras :], strict=True):
                 p.grad = g
             # Of several processes each tells the others its loss; one alone has nobody to tell.
             self._move(0.0 if self._reduce is None else float(loss))
@@ -212,6 +217,7 @@ class CompiledSVI:
             loss, params = self._params(lambda: self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs))
         extra, self._layout = pytree.tree_flatten(() if self.extra is None else self.extra())
         self._extras = len(extra)
+        params = [p for p in params if p.requires_grad]
         found = torch.autograd.grad(loss, params, allow_unused=True)
         gradients = {p: g for p, g in zip(params, found, strict=True) if g is not None}
         if self.clip_norm is not None and self._inside:
@@ -220,8 +226,12 @@ class CompiledSVI:
         if self._inside:
             update.update(self.optimizer, gradients, self._rates)
             return outputs
-        self._moved = list(gradients)
+        self._moved[self._free()] = list(gradients)
         return (*outputs, *gradients.values())
+
+    def _free(self) -> tuple[bool, ...]:
+        """Which parameters have a gradient."""
+        return tuple(p.requires_grad for group in self.optimizer.param_groups for p in group["params"])
 
     def _value(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
         return (self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs).detach(),)

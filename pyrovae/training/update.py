@@ -62,15 +62,24 @@ class Steps:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer, self._one, self._next = optimizer, None, -1.0
+        self._free: list[bool] = []
         optimizer.register_step_post_hook(self._forget)
 
     def taken(self) -> float | None:
-        """Of those that have taken any, one number; None where they differ."""
+        """Of those that have a gradient, one number; None where they differ. Who has taken none, though it could, takes
+        no part in the model."""
+        state = self.optimizer.state
+        free, before = [p.requires_grad for p in state], self._free
         # One of them is looked at, where nobody has to wait for it, and the others only if it is not where the last
         # step of a graph has left it.
-        if self._one is None or (not waits(self._one.device) and float(self._one) != self._next):
-            steps = [state["step"] for state in self.optimizer.state.values() if "step" in state]
-            steps = [step for step in steps if step > 0]
+        moved = self._one is None or (not waits(self._one.device) and float(self._one) != self._next)
+        if moved or free != before:
+            self._free = free
+            held = before if len(before) == len(free) else free
+            steps = [
+                of["step"] for of, now, then in zip(state.values(), free, held, strict=True)
+                if now and "step" in of and (of["step"] > 0 or not then)
+            ]  # fmt: skip
             if len({float(step) for step in steps}) > 1:
                 return None
             if not steps:
