@@ -36,7 +36,7 @@ class CompiledSVI:
     more. Draws are new at each step, and from one ``torch.manual_seed`` they are those that Pyro makes.
 
     Python's own numbers, such as an attribute that is a float, stay in the graph what they were when it was traced.
-    Keep what is to change in a tensor, which is read at each step, or make it an argument.
+    Keep what is to change in a tensor, and change it in place (``fill_``), or make a tensor of it that is an argument.
 
     What cannot be one graph (a program that looks at its numbers, or grows or shrinks) is run by Pyro's SVI, as is
     everything where there is no C++ compiler; a warning says why, once.

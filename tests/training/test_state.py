@@ -116,6 +116,18 @@ def test_numbers_of_pythons_own_are_constants(as_traced):
     assert torch.equal(Traced(lambda a: (a * torch.tensor(2.0).item(),))(ones)[0], 2 * ones)
 
 
+def test_arguments_that_differ_in_numbers_alone(as_traced):
+    function, ones = Traced(lambda a, scale: (a * scale,)), torch.ones(3)
+    with pytest.warns(UserWarning, match="8 graphs were compiled .* other arguments differ .now 8.*as a tensor"):
+        for scale in range(1, 10):
+            assert torch.equal(function(ones, scale)[0], scale * ones)
+    assert len(as_traced) == 9
+    function = Traced(lambda a, scale: (a * scale,))
+    for rows in range(1, 10):
+        assert len(function(torch.ones(rows), 2)[0]) == rows
+        assert torch.equal(function(torch.ones(1), torch.tensor(float(rows)))[0], torch.full((1,), float(rows)))
+
+
 def test_a_program_whose_temperature_falls():
     """Read as a number at each step: nothing is compiled, and each step has its own."""
     temperature = torch.tensor(4.0)
