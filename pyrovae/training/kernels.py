@@ -43,6 +43,18 @@ static PyObject* functions() {{
 """
 
 
+def known() -> bool:
+    """Whether this torch has the parts that are needed, and calls a kernel as `CALL` does."""
+    try:
+        from torch._inductor.async_compile import AsyncCompile
+        from torch._inductor.codecache import CppPythonBindingsCodeCache
+    except ImportError:
+        return False
+    return hasattr(AsyncCompile, "cpp_pybinding") and ARGUMENTS in getattr(
+        CppPythonBindingsCodeCache, "suffix_template", ""
+    )
+
+
 @contextmanager
 def together() -> Iterator[None]:
     """Inside: Inductor compiles the kernels of a graph in as many files as it has compilers at work. In a file of its
@@ -50,16 +62,11 @@ def together() -> Iterator[None]:
 
     Inductor's parts are not public: where torch has others, or they fail, each kernel has its own file again.
     """
-    try:
-        from torch._inductor.async_compile import AsyncCompile
-        from torch._inductor.codecache import CppPythonBindingsCodeCache
-
-        known = ARGUMENTS in CppPythonBindingsCodeCache.suffix_template
-    except (ImportError, AttributeError):
-        known = False
-    if not known:
+    if not known():
         yield
         return
+    from torch._inductor.async_compile import AsyncCompile
+
     alone = AsyncCompile.cpp_pybinding
 
     def cpp_pybinding(self: Any, argtypes: list[str], source: str) -> Any:  # noqa: ANN401 - as Inductor has it

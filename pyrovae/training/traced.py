@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from pyrovae.training.agreement import disagreement
 from pyrovae.training.captured import Captured, recordable
 from pyrovae.training.inductor import compiled, warming
 from pyrovae.training.rewrites import DECOMPOSITIONS, rewrite
@@ -109,6 +110,10 @@ class Traced:
             machine = compiled(graph, [*tensors, *closed])
         except Exception as error:
             raise _not_traceable(error) from error
+        if (error := disagreement(graph, machine, [*tensors, *closed])) is not None:
+            raise NotTraceable(
+                f"torch {torch.__version__} compiles it to other numbers (by {error:.2g} of what they are): try another"
+            )
         state = _State(modules, closed)
         if recordable([*tensors, *closed]):
             return state, Captured(machine, closed)

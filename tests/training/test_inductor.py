@@ -10,6 +10,7 @@ from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile
 
 from pyrovae.training import elementary, kernels, traced
+from pyrovae.training.traced import NotTraceable
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -39,7 +40,7 @@ def test_kernels_share_files_and_are_found_again(files):
     found = traced.Traced(sums)(a)
     for ours, theirs in zip(found, sums(a), strict=True):
         torch.testing.assert_close(ours, theirs)
-    assert 1 <= len(files()) <= max(1, torch._inductor.config.compile_threads)
+    assert 1 <= len(files()) <= (max(1, torch._inductor.config.compile_threads) if kernels.known() else 9)
     assert looked_up() == (0, 1)
     for ours, again in zip(found, traced.Traced(sums)(a), strict=True):
         assert torch.equal(ours, again)
@@ -71,6 +72,34 @@ def test_what_was_compiled_with_another_exponential_is_not_found(files, monkeypa
     monkeypatch.setattr(elementary, "__file__", str(other))
     traced.Traced(lambda a: (torch.tanh(a),))(a)
     assert looked_up() == (0, 2)
+
+
+@pytest.mark.parametrize("place", ["output", "state"])
+def test_machine_code_with_other_numbers_is_refused(place, monkeypatch):
+    """As of a torch that loses an operation; of rounding, and of draws that a seed decides, nothing is said."""
+    weight, state, a = torch.nn.Parameter(torch.ones(3)), torch.zeros(4), torch.randn(5, 3)
+
+    def function(a):
+        state.mul_(0.9).add_(a.sum())
+        return ((torch.randn(3) * a @ torch.diag(weight)).detach(),)
+
+    def compiled(graph, inputs):
+        machine = real(graph, inputs)
+
+        def run(*inputs):
+            outputs = machine(*inputs)
+            written = next(tensor for tensor in inputs if tensor.shape == state.shape)
+            {"output": outputs[0], "state": written}[place].mul_(1 + error)
+            return outputs
+
+        return run
+
+    real, error = traced.compiled, 1e-4
+    monkeypatch.setattr(traced, "compiled", compiled)
+    traced.Traced(function)(a)
+    error = 0.1
+    with pytest.raises(NotTraceable, match=r"compiles it to other numbers .by 0.1 of what they are.: try another$"):
+        traced.Traced(function)(a)
 
 
 def test_errors_of_a_kernel_are_errors_of_python(files):
