@@ -27,13 +27,15 @@ def disagreement(
     a latent selects which is summed out. Parameters themselves are left out: of a gradient that is all rounding error,
     Adam makes a step as long as any other. The moments in its state are not.
     """
-    ends = []
+    ends, written = [], []
     for function in (graph, machine):
-        copies = [tensor.detach().clone() for tensor in inputs]
+        copies = [_copy(tensor) for tensor in inputs]
         with torch.random.fork_rng(devices={tensor.device for tensor in inputs if tensor.is_cuda}), torch.no_grad():
             returned = function(*copies)
-        written = [copy for copy, tensor in zip(copies, inputs, strict=True) if not tensor.requires_grad]
-        ends.append([_finite(tensor) for tensor in (*returned, *written) if _has_numbers(tensor)])
+        if function is graph:
+            # Machine code does not count what it writes.
+            written = [i for i, copy in enumerate(copies) if copy._version and not inputs[i].requires_grad]
+        ends.append([_numbers(tensor) for tensor in (*returned, *(copies[i] for i in written)) if _has_numbers(tensor)])
     wanted, found = ends
     most = max((float(tensor.abs().max()) for tensor in wanted), default=0.0)
     tolerance = HALF if _of_half(graph) else ROUNDING
@@ -45,11 +47,21 @@ def disagreement(
     return worst or None
 
 
+def _copy(tensor: Tensor) -> Tensor:
+    """One of the same strides, which machine code is made for, though rows may overlap."""
+    if not tensor.numel():
+        return tensor.detach().clone()
+    length = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.detach().as_strided((length,), (1,)).clone().as_strided(tensor.shape, tensor.stride())
+
+
 def _has_numbers(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.numel() > 0 and not tensor.is_meta
 
 
-def _finite(tensor: Tensor) -> Tensor:
+def _numbers(tensor: Tensor) -> Tensor:
+    """Those that are finite."""
+    tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     return tensor.double().nan_to_num(0.0, 0.0, 0.0)
 
 

@@ -108,11 +108,12 @@ class Traced:
         rewrite(graph)
         try:
             machine = compiled(graph, [*tensors, *closed])
+            apart = disagreement(graph, machine, [*tensors, *closed])
         except Exception as error:
             raise _not_traceable(error) from error
-        if (error := disagreement(graph, machine, [*tensors, *closed])) is not None:
+        if apart is not None:
             raise NotTraceable(
-                f"torch {torch.__version__} compiles it to other numbers (by {error:.2g} of what they are): try another"
+                f"torch {torch.__version__} compiles it to other numbers (by {apart:.2g} of what they are): try another"
             )
         state = _State(modules, closed)
         if recordable([*tensors, *closed]):

@@ -102,6 +102,14 @@ def test_machine_code_with_other_numbers_is_refused(place, monkeypatch):
         traced.Traced(function)(a)
 
 
+def test_rows_may_lie_anywhere():
+    """Apart, or several at one place, those that are given and those that a function closes over."""
+    a = torch.randn(10, 7)
+    for given, closed in ((a[:, 2:5], a[:, 4:]), (a[:1, :3].expand(10, 3), a.T[2:5].T), (a[:0, :3], a[:1, :3])):
+        function = traced.Traced(lambda given, closed=closed: ((given.tanh() * closed).sum(0),))
+        torch.testing.assert_close(function(given)[0], (given.tanh() * closed).sum(0))
+
+
 def test_errors_of_a_kernel_are_errors_of_python(files):
     function = traced.Traced(lambda a, rows: (a[rows] + 1,))
     a = torch.arange(5.0)
