@@ -43,7 +43,7 @@ def disagreement(
     for a, b in zip(found, wanted, strict=True):
         error, size = float((a - b).abs().max()), float(b.abs().max())
         if error > tolerance * size + NOISE * most:
-            worst = max(worst, error / max(size, NOISE * most))
+            worst = max(worst, error / (max(size, NOISE * most) or error))
     return worst or None
 
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch.fx import Graph, GraphModule
 from torch.profiler import ProfilerActivity, profile
 
 from pyrovae.training import elementary, kernels, traced
+from pyrovae.training.agreement import disagreement
 from pyrovae.training.traced import NotTraceable
 
 EPS = torch.finfo(torch.float32).eps
@@ -100,6 +102,22 @@ def test_machine_code_with_other_numbers_is_refused(place, monkeypatch):
     error = 0.1
     with pytest.raises(NotTraceable, match=r"compiles it to other numbers .by 0.1 of what they are.: try another$"):
         traced.Traced(function)(a)
+
+
+def test_how_far_numbers_are_apart():
+    def apart(wanted, found, *inputs):
+        returned = iter((wanted, found))
+        graph, machine = GraphModule({}, Graph()), lambda *_: (next(returned),)
+        graph.forward = machine
+        return disagreement(graph, machine, inputs)
+
+    zeros, ones = torch.zeros(3), torch.ones(3)
+    assert apart(zeros, ones) == 1
+    assert apart(ones, torch.tensor([1.0, 1.5, 1.0])) == pytest.approx(0.5)
+    assert apart(ones, 1.005 * ones) is None
+    assert apart(torch.tensor([1.0, torch.nan, torch.inf]), torch.tensor([1.0, torch.nan, torch.inf])) is None
+    assert apart(ones, torch.tensor([1.0, torch.nan, 1.0])) == 1
+    assert apart(torch.tensor(3), torch.tensor(4)) == pytest.approx(1 / 3)
 
 
 def test_rows_may_lie_anywhere():
