@@ -33,10 +33,15 @@ class Call:
         plain = not kwargs and all(type(arg) in PLAIN for arg in args)
         leaves, spec = (args, None) if plain else pytree.tree_flatten((args, kwargs))
         self.tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        self.others = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
-        self.sizes = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in self.tensors)
-        # Itself, the layout is no key of a dictionary in torch 2.8.
-        self.shape = (repr(spec), tuple(isinstance(leaf, Tensor) for leaf in leaves), self.sizes, self.others)
+        self.shape = (
+            # Itself, it is no key of a dictionary in torch 2.8.
+            None if spec is None else repr(spec),
+            *((leaf.shape, leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves),
+        )
+
+    def others(self) -> list[Any]:
+        """Arguments that are no tensors."""
+        return [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if not isinstance(leaf, Tensor)]
 
 
 class Traced:
@@ -61,24 +66,30 @@ class Traced:
 
     def run(self, call: Call) -> tuple[Tensor, ...]:
         """The function of the arguments of a call."""
-        graphs = self._compiled.setdefault(call.shape, [])
-        machine = next((machine for state, machine in graphs if state.is_the_same()), None)
-        if machine is None:
-            if not graphs:
-                self._count(call)
-            graphs.append(self._compile(*pytree.tree_flatten((call.args, call.kwargs)), call.tensors))
-            machine = graphs[-1][1]
+        machine = self._machine(call)
         with torch.no_grad():
             return machine(call.tensors)
 
+    def _machine(self, call: Call) -> Callable[[list[Tensor]], tuple[Tensor, ...]]:
+        """The graph for a call, compiled where there is none yet."""
+        for state, machine in self._compiled.get(call.shape, ()):
+            if state.is_the_same():
+                return machine
+        if call.shape not in self._compiled:
+            self._count(call)
+        made = self._compile(*pytree.tree_flatten((call.args, call.kwargs)), call.tensors)
+        self._compiled.setdefault(call.shape, []).append(made)
+        return made[1]
+
     def _count(self, call: Call) -> None:
         """Warn where graphs differ in what is no tensor alone."""
-        self._alike[call.sizes] += 1
-        if self._alike[call.sizes] == MANY:
+        sizes = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in call.tensors)
+        self._alike[sizes] += 1
+        if self._alike[sizes] == MANY:
             warnings.warn(
                 f"{MANY} graphs were compiled for tensors of the same shapes, as other arguments differ (now "
-                f"{', '.join(map(repr, call.others))}): pass a number that changes as a tensor",
-                stacklevel=5,
+                f"{', '.join(map(repr, call.others()))}): pass a number that changes as a tensor",
+                stacklevel=6,
             )
 
     def _compile(
@@ -125,7 +136,8 @@ class _State:
     """What a function does that depends on no number: which modules are in training, which tensors have a gradient."""
 
     def __init__(self, modules: list[nn.Module], tensors: list[Tensor]) -> None:
-        self.modules, self.tensors = modules, tensors
+        self.modules = modules
+        self.tensors = [tensor for tensor in tensors if tensor.requires_grad or isinstance(tensor, nn.Parameter)]
         self.was = self.now()
 
     def now(self) -> list[bool]:
