@@ -42,7 +42,9 @@ def test_kernels_share_files_and_are_found_again(files):
     found = traced.Traced(sums)(a)
     for ours, theirs in zip(found, sums(a), strict=True):
         torch.testing.assert_close(ours, theirs)
-    assert 1 <= len(files()) <= (max(1, torch._inductor.config.compile_threads) if kernels.known() else 9)
+    shared = kernels.known()
+    assert shared or torch.__version__ < (2, 15)
+    assert 1 <= len(files()) <= (max(1, torch._inductor.config.compile_threads) if shared else 9)
     assert looked_up() == (0, 1)
     for ours, again in zip(found, traced.Traced(sums)(a), strict=True):
         assert torch.equal(ours, again)
