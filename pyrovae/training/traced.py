@@ -77,7 +77,7 @@ class Traced:
                 return machine
         if call.shape not in self._compiled:
             self._count(call)
-        made = self._compile(*pytree.tree_flatten((call.args, call.kwargs)), call.tensors)
+        made = self._compile(call)
         self._compiled.setdefault(call.shape, []).append(made)
         return made[1]
 
@@ -92,9 +92,10 @@ class Traced:
                 stacklevel=6,
             )
 
-    def _compile(
-        self, leaves: list[Any], spec: pytree.TreeSpec, tensors: list[Tensor]
-    ) -> tuple[_State, Callable[[list[Tensor]], tuple[Tensor, ...]]]:
+    def _compile(self, call: Call) -> tuple[_State, Callable[[list[Tensor]], tuple[Tensor, ...]]]:
+        tensors = call.tensors
+        leaves, spec = pytree.tree_flatten((call.args, call.kwargs))
+
         def flat(*inputs: Tensor) -> tuple[Tensor, ...]:
             given = iter(inputs)
             args, kwargs = pytree.tree_unflatten(

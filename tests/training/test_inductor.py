@@ -138,6 +138,15 @@ def test_errors_of_a_kernel_are_errors_of_python(files):
         function(a, torch.tensor([3, 5]))
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 15), reason="kernels of some older torch do not look at divisors")
+def test_a_division_by_zero_is_an_error_of_python(files):
+    function = traced.Traced(lambda a, b: (a // b,))
+    one, zero = torch.ones(20, dtype=torch.int64), torch.zeros(20, dtype=torch.int64)
+    assert torch.equal(function(one, one)[0], one)
+    with pytest.raises(RuntimeError):
+        function(one, zero)
+
+
 def test_a_bias_is_part_of_the_loop_that_follows():
     layer = torch.nn.Linear(5, 6)
 
