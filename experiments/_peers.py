@@ -144,7 +144,7 @@ def pyro_svi(size: Size, x: Tensor) -> Step:
     )
     svi = SVI(*programs(size), pyro.optim.Adam({"lr": LR}), elbo)
     rows = batches(size, x)
-    return own_store(lambda: svi.step(next(rows)))
+    return lambda: svi.step(next(rows))
 
 
 def pyro_example(size: Size, x: Tensor, networks: tuple[nn.Module, nn.Module] | None = None) -> Step:
@@ -173,19 +173,7 @@ def pyro_example(size: Size, x: Tensor, networks: tuple[nn.Module, nn.Module] | 
             yield from DataLoader(Pictures(), size.batch, shuffle=True, drop_last=True)
 
     rows = forever()
-    return own_store(lambda: svi.step(next(rows).reshape(-1, *size.event_shape)))
-
-
-def own_store(step: Step) -> Step:
-    """Each Pyro step with the parameters that it began with."""
-    state: list[object] = []
-
-    def within() -> None:
-        with pyro.get_param_store().scope(*state) as after:
-            step()
-        state[:] = [after]
-
-    return within
+    return lambda: svi.step(next(rows).reshape(-1, *size.event_shape))
 
 
 def pythae_trainer(size: Size, x: Tensor) -> Step:

@@ -1,9 +1,9 @@
 """What a training step costs: ours beside Pyro's SVI, Pyro's example, hand-written torch, pythae and NumPyro.
 
-All candidates take turns, a burst of steps each, so that whatever else the machine does meets all of them; medians of
-bursts, with quartiles. `floor` is the time of the matrix products of a step alone. Then how the cost grows with rows,
-batch and draws, and how near importance sampling is to its matrix products. pythae and NumPyro take part where they are
-installed.
+All candidates take turns, a burst of steps each, so that whatever else the machine does meets all of them, and each has
+a process of its own, as it would have elsewhere; medians of bursts, with quartiles. `floor` is the time of the matrix
+products of a step alone. Then how the cost grows with rows, batch and draws, and how near importance sampling is to its
+matrix products. pythae and NumPyro take part where they are installed.
 
     python experiments/speed.py
 """
@@ -14,7 +14,8 @@ import argparse
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -26,6 +27,7 @@ import pandas as pd
 import torch
 from _common import RESULTS, save
 from _peers import Size, Step
+from _turns import Make, in_turns
 from torch import Tensor
 from tqdm import tqdm
 
@@ -45,8 +47,6 @@ TURN = 50
 """Rows whose log p(x) is estimated before their matrix products have their turn."""
 EPOCH = 20
 """Steps of NumPyro's jitted loop."""
-BURST = 0.4
-"""Seconds of a burst."""
 
 
 def ours(size: Size, x: Tensor, *, compiled: bool, precision: str = "float32") -> Step:
@@ -63,56 +63,36 @@ def ours(size: Size, x: Tensor, *, compiled: bool, precision: str = "float32") -
     return lambda: svi.step(next(rows))
 
 
-def candidates(size: Size, x: Tensor) -> dict[str, tuple[Step, int]]:
-    """Each step, and how many training steps it takes."""
-    result = {
-        "ours, compiled": (ours(size, x, compiled=True), 1),
-        "ours, eager": (ours(size, x, compiled=False), 1),
-        "Pyro's SVI": (peers.pyro_svi(size, x), 1),
-        "torch by hand": (peers.by_hand(size, x, compiled=False), 1),
-        "torch by hand, torch.compile": (peers.by_hand(size, x, compiled=True), 1),
+def candidates(size: Size) -> dict[str, Make]:
+    """How each step is made."""
+    makes: dict[str, tuple[Callable[..., Step], int]] = {
+        "ours, compiled": (partial(ours, compiled=True), 1),
+        "ours, eager": (partial(ours, compiled=False), 1),
+        "Pyro's SVI": (peers.pyro_svi, 1),
+        "torch by hand": (partial(peers.by_hand, compiled=False), 1),
+        "torch by hand, torch.compile": (partial(peers.by_hand, compiled=True), 1),
     }
     if size.pixels == 784:
-        result["ours, compiled, bfloat16"] = (ours(size, x, compiled=True, precision="bfloat16"), 1)
+        makes["ours, compiled, bfloat16"] = (partial(ours, compiled=True, precision="bfloat16"), 1)
     if size.hidden:
-        result["floor"] = (peers.floor(size, x), 1)
+        makes["floor"] = (peers.floor, 1)
         if find_spec("numpyro"):
-            result["NumPyro"] = (peers.numpyro_epoch(size, x, EPOCH), EPOCH)
+            makes["NumPyro"] = (partial(peers.numpyro_epoch, steps=EPOCH), EPOCH)
     if size.hidden and size.particles == 1:
         if find_spec("pythae"):
-            result["pythae"] = (peers.pythae_trainer(size, x), 1)
+            makes["pythae"] = (peers.pythae_trainer, 1)
         if size.pixels == 784:
-            result["Pyro's example"] = (peers.pyro_example(size, x), 1)
-    return result
+            makes["Pyro's example"] = (peers.pyro_example, 1)
+    return {name: partial(made, size, *make) for name, make in makes.items()}
 
 
-def measure(steps: dict[str, tuple[Step, int]], bursts: int, title: str) -> pd.DataFrame:
-    """Milliseconds a step, a row for each burst and a column for each candidate; and the seconds of its first steps."""
-    counts, first = {}, {}
-    for name, (step, _) in tqdm(steps.items(), desc=f"{title}: first steps", leave=False):
-        begin = time.perf_counter()
-        for _ in range(3):
-            step()
-        first[name] = time.perf_counter() - begin
-        begin = time.perf_counter()
-        step()
-        counts[name] = max(1, round(BURST / (time.perf_counter() - begin)))
-    rows = []
-    for _ in tqdm(range(bursts), desc=title, leave=False):
-        row = {}
-        for name in np.random.default_rng(len(rows)).permutation(list(steps)):
-            step, each = steps[name]
-            begin = time.perf_counter()
-            for _ in range(counts[name]):
-                step()
-            row[name] = (time.perf_counter() - begin) / counts[name] / each * 1e3
-        rows.append(row)
-    table = pd.DataFrame(rows)[list(steps)]
-    table.attrs["first"] = first
-    return table
+def made(size: Size, make: Callable[..., Step], each: int) -> tuple[Step, int]:
+    """A step, of data that are the same for all, and how many training steps it takes."""
+    x = (torch.rand(size.batch * EPOCH, *size.event_shape) > 0.7).float()
+    return make(size, x), each
 
 
-def summary(title: str, times: pd.DataFrame) -> pd.DataFrame:
+def summary(title: str, times: pd.DataFrame, run: int) -> pd.DataFrame:
     """Medians and quartiles, and how many times as fast as each other candidate ours is, compiled."""
     ratio = times.div(times["ours, compiled"], axis=0)
     return pd.DataFrame(
@@ -125,7 +105,7 @@ def summary(title: str, times: pd.DataFrame) -> pd.DataFrame:
             "times_ours": ratio.median().to_numpy(),
             "times_ours_25": ratio.quantile(0.25).to_numpy(),
             "times_ours_75": ratio.quantile(0.75).to_numpy(),
-            "first_seconds": [times.attrs["first"][name] for name in times.columns],
+            "run": run,
         }
     )
 
@@ -257,15 +237,14 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure, print and save what is asked for."""
     parts = []
     for title in arguments.only:
-        size = SIZES[title]
-        x = (torch.rand(size.batch * max(EPOCH, 20), *size.event_shape) > 0.7).float()
-        steps = {name: step for name, step in candidates(size, x).items() if name not in arguments.without}
-        for number in range(1, arguments.runs + 1):
-            parts.append(summary(title, measure(steps, arguments.bursts, title)).assign(run=number))
+        makes = {name: make for name, make in candidates(SIZES[title]).items() if name not in arguments.without}
+        first, tables = in_turns(makes, arguments.bursts, arguments.runs, title)
+        for run, times in enumerate(tables, 1):
+            # Compiling is measured once.
+            seconds = first.to_numpy() if run == 1 else np.nan
+            parts.append(summary(title, times, run).assign(first_seconds=seconds))
             print(parts[-1].drop(columns="size").round(3).to_string(index=False), flush=True)
     steps = pd.concat(parts)
-    # Compiling is measured once.
-    steps.loc[steps["run"] > 1, "first_seconds"] = np.nan
     steps.to_csv(arguments.out / "speed_steps.csv", index=False, float_format="%.4g")
     growth = scaling(arguments.bursts)
     growth.to_csv(arguments.out / "speed_scaling.csv", index=False, float_format="%.4g")

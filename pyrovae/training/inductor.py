@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 
 from pyrovae.training import elementary
 from pyrovae.training.kernels import HEADER, together
+from pyrovae.training.workspace import keeping
 
 OPTIONS = {
     # By torch's own kernels: Inductor's random numbers are others, and of many draws ten times as slow.
@@ -31,7 +32,7 @@ def compiled(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., tuple[Te
     A torch without Inductor's own entry has ``torch.compile``, a tenth of a millisecond dearer at each call.
     """
     elementary.teach()
-    with torch.no_grad(), together(), _remembered() as mode:
+    with torch.no_grad(), together(), keeping(graph), _remembered() as mode:
         if hasattr(torch._inductor, "compile"):
             # Given the numbers themselves, sizes that the graph does not name would be symbols in its loops.
             examples = [mode.from_tensor(tensor, static_shapes=True) for tensor in inputs]

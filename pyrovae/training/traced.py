@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from pyrovae.training.captured import Captured, recordable
 from pyrovae.training.inductor import compiled, warming
 from pyrovae.training.rewrites import DECOMPOSITIONS, rewrite
 from pyrovae.training.tracing import NotTraceable, called, untouched, without_looking
+from pyrovae.training.workspace import WORKSPACE
 
 PLAIN = (Tensor, int, float, bool, str, type(None))
 """Types of arguments that hold no others."""
@@ -60,6 +62,7 @@ class Traced:
         self.function, self.most = function, most
         self._compiled: dict[Any, list[tuple[_State, Callable[[list[Tensor]], tuple[Tensor, ...]]]]] = {}
         self._alike: Counter[Any] = Counter()
+        weakref.finalize(self, WORKSPACE.clear).atexit = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401 - as the function has it
         return self.run(Call(args, kwargs))
