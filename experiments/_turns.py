@@ -18,8 +18,10 @@ Make = Callable[[], tuple[Step, int]]
 """Makes a step, in its process, and says how many training steps it takes."""
 FIRST = 3
 """Steps that may compile."""
-BURST = 0.4
-"""Seconds of a burst."""
+WARM = 0.3
+"""Seconds of steps before a burst, after which memory and threads are awake."""
+BURST = 0.5
+"""Seconds of a burst, of one step at least."""
 
 
 def _serve(connection: Connection, make: Make, threads: int) -> None:
@@ -28,17 +30,22 @@ def _serve(connection: Connection, make: Make, threads: int) -> None:
     torch.manual_seed(0)
     step, each = make()
 
-    def seconds(count: int) -> float:
-        begin = time.perf_counter()
-        for _ in range(count):
+    def steps(seconds: float) -> float:
+        """Seconds a step."""
+        count, begin = 0, time.perf_counter()
+        while count == 0 or time.perf_counter() < begin + seconds:
             step()
-        return time.perf_counter() - begin
+            count += 1
+        return (time.perf_counter() - begin) / count
 
     connection.recv()
-    connection.send(seconds(FIRST))
-    count = max(1, round(BURST / seconds(1)))
+    begin = time.perf_counter()
+    for _ in range(FIRST):
+        step()
+    connection.send(time.perf_counter() - begin)
     while connection.recv():
-        connection.send(seconds(count) / count / each * 1e3)
+        steps(WARM)
+        connection.send(steps(BURST) / each * 1e3)
 
 
 @contextmanager

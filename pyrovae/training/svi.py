@@ -38,6 +38,9 @@ class CompiledSVI:
     Python's own numbers, such as an attribute that is a float, stay in the graph what they were when it was traced.
     Keep what is to change in a tensor, and change it in place (``fill_``), or make a tensor of it that is an argument.
 
+    On a CPU, the memory of what a step computes on the way, where it is much, is kept for the next one, until another
+    graph is compiled or this object is gone.
+
     What cannot be one graph (a program that looks at its numbers, or grows or shrinks) is run by Pyro's SVI, and so is
     what torch compiles to other numbers (machine code is held against its graph once), and everything where there is no
     C++ compiler; a warning says why, once.

@@ -6,8 +6,11 @@ from threading import Thread
 
 import pytest
 import torch
+from pyro.infer import SVI, Trace_ELBO
 
+from pyrovae import VAE, CompiledSVI
 from pyrovae.training import traced
+from pyrovae.training.optimizers import Joint
 from pyrovae.training.workspace import LEAST, WORKSPACE, Workspace, references
 
 pytestmark = pytest.mark.skipif(references is None, reason="this torch has no parts that memory could be kept by")
@@ -136,3 +139,19 @@ def test_threads_have_their_own(inputs, blocks):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.RMSprop])
+def test_steps_are_pyros(blocks, optimizer):
+    """Gradients too, which an optimizer outside of the graph is handed."""
+    x = (torch.rand(4, 400, 784) > 0.5).float()
+    runs = []
+    for kind in (CompiledSVI, SVI):
+        torch.manual_seed(0)
+        vae = VAE((784,), 4, encoder="mlp(hidden=[400])", decoder="mlp(hidden=[400])")
+        moves = optimizer(vae.parameters(), lr=1e-3)
+        svi = kind(vae.model, vae.guide, moves if kind is CompiledSVI else Joint(moves), Trace_ELBO())
+        runs.append([svi.step(batch) for batch in x for _ in range(2)])
+    assert len(blocks()) > 2
+    assert runs[0] == pytest.approx(runs[1], rel=1e-4)
+    assert runs[0][-1] < 0.9 * runs[0][0]
