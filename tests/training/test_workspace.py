@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
 
 import pytest
@@ -119,26 +120,39 @@ def test_it_is_laid_out_as_asked():
             made.fill_(1)
 
 
+def elsewhere(function):
+    """What it returns in another thread."""
+    results = []
+    thread = Thread(target=lambda: results.append(function()))
+    thread.start()
+    thread.join()
+    return results[0]
+
+
 def test_threads_have_their_own(inputs, blocks):
-    """Two of them at work in one graph, whose numbers are those of one."""
+    """What is free in one thread may be taken there between another's look at it and its taking."""
+    function = traced.Traced(layers)
+    function(*inputs)
+    ours, theirs = blocks(), elsewhere(lambda: (function(*inputs), blocks())[1])
+    assert ours and len(theirs) == len(ours)
+    assert not {tensor.data_ptr() for tensor in ours} & {tensor.data_ptr() for tensor in theirs}
+
+
+def test_two_threads_at_once_have_the_numbers_of_one(inputs, blocks):
     a, b = inputs
     function = traced.Traced(layers)
     function(a, b)
-    wrong = []
+    expected = layers(a, b), layers(-a, b)
 
     def work(sign):
-        expected = layers(sign * a, b)
-        for _ in range(20):
-            for ours, theirs in zip(function(sign * a, b), expected, strict=True):
-                if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4):
-                    wrong.append(sign)
+        return [
+            torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+            for _ in range(20)
+            for ours, theirs in zip(function(sign * a, b), expected[sign < 0], strict=True)
+        ]
 
-    threads = [Thread(target=work, args=(sign,)) for sign in (1, -1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(2) as pool:
+        assert all(all(results) for results in pool.map(work, (1, -1)))
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.RMSprop])
@@ -152,6 +166,6 @@ def test_steps_are_pyros(blocks, optimizer):
         moves = optimizer(vae.parameters(), lr=1e-3)
         svi = kind(vae.model, vae.guide, moves if kind is CompiledSVI else Joint(moves), Trace_ELBO())
         runs.append([svi.step(batch) for batch in x for _ in range(2)])
-    assert len(blocks()) > 2
+    assert len(blocks()) >= 2
     assert runs[0] == pytest.approx(runs[1], rel=1e-4)
     assert runs[0][-1] < 0.9 * runs[0][0]
