@@ -57,6 +57,7 @@ def test_a_step_takes_no_new_memory(inputs, blocks):
     for _ in range(5):
         function(*inputs)
     assert before and {tensor.data_ptr() for tensor in blocks()} == before
+    assert all(tensor.nbytes >= LEAST for tensor in blocks())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts pages as Linux does")
@@ -87,7 +88,8 @@ def test_it_is_given_back(inputs, blocks):
     function = traced.Traced(layers)
     function(*inputs)
     assert blocks()
-    traced.Traced(lambda a: (a + 1,))(torch.zeros(3))
+    other = traced.Traced(lambda a: (a + 1,))
+    other(torch.zeros(3))
     assert not blocks()
     function(*inputs)
     assert blocks()
@@ -168,4 +170,3 @@ def test_steps_are_pyros(blocks, optimizer):
         runs.append([svi.step(batch) for batch in x for _ in range(2)])
     assert len(blocks()) >= 2
     assert runs[0] == pytest.approx(runs[1], rel=1e-4)
-    assert runs[0][-1] < 0.9 * runs[0][0]
