@@ -239,10 +239,10 @@ def run(arguments: argparse.Namespace) -> None:
     for title in arguments.only:
         makes = {name: make for name, make in candidates(SIZES[title]).items() if name not in arguments.without}
         first, tables = in_turns(makes, arguments.bursts, arguments.runs, title)
-        for run, times in enumerate(tables, 1):
+        for number, times in enumerate(tables, 1):
             # Compiling is measured once.
-            seconds = first.to_numpy() if run == 1 else np.nan
-            parts.append(summary(title, times, run).assign(first_seconds=seconds))
+            seconds = first.to_numpy() if number == 1 else np.nan
+            parts.append(summary(title, times, number).assign(first_seconds=seconds))
             print(parts[-1].drop(columns="size").round(3).to_string(index=False), flush=True)
     steps = pd.concat(parts)
     steps.to_csv(arguments.out / "speed_steps.csv", index=False, float_format="%.4g")
