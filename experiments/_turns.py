@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain, repeat
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
@@ -38,14 +39,20 @@ def _serve(connection: Connection, make: Make, threads: int) -> None:
             count += 1
         return (time.perf_counter() - begin) / count
 
-    connection.recv()
-    begin = time.perf_counter()
-    for _ in range(FIRST):
-        step()
-    connection.send(time.perf_counter() - begin)
-    while connection.recv():
+    def first() -> float:
+        begin = time.perf_counter()
+        for _ in range(FIRST):
+            step()
+        return time.perf_counter() - begin
+
+    def burst() -> float:
         steps(WARM)
-        connection.send(steps(BURST) / each * 1e3)
+        return steps(BURST) / each * 1e3
+
+    for measured in chain([first], repeat(burst)):
+        if not connection.recv():
+            break
+        connection.send(measured())
 
 
 @contextmanager

@@ -31,15 +31,15 @@ class Block:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor, self.storage = tensor, tensor.untyped_storage()
-        self.alone = self.references()
+        self.alone = self.holders()
 
-    def references(self) -> tuple[int, int]:
+    def holders(self) -> tuple[int, int]:
         """How many refer to it: torch, as to that of other tensors, and Python, as to a storage."""
         return references(self.storage._cdata), getrefcount(self.storage)
 
     def free(self) -> bool:
         """Whether nobody refers to it who did not at first."""
-        return self.references() == self.alone
+        return self.holders() == self.alone
 
 
 class Workspace(local):
@@ -59,8 +59,8 @@ class Workspace(local):
         """As ``torch.empty_strided``."""
         layout = size, stride, dtype
         if layout not in self.kept:
-            length = 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-            self.kept[layout] = [] if all(size) and length * dtype.itemsize >= LEAST else None
+            large = empty(size, stride, dtype).untyped_storage().nbytes() >= LEAST
+            self.kept[layout] = [] if large else None
         kept = self.kept[layout]
         if kept is None:
             return empty(size, stride, dtype)
