@@ -60,8 +60,8 @@ def test_a_step_takes_no_new_memory(inputs, blocks):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts pages as Linux does")
 def test_a_step_finds_its_pages(blocks):
-    """Tensors of 40 MB, which the C library never keeps."""
-    a, b = torch.randn(100_000, 5), torch.randn(5, 100)
+    """Tensors of 40 MB, which the C library takes from the system unless so much lies together that was freed."""
+    a, b, taken = torch.randn(100_000, 5), torch.randn(5, 100), []
     function = traced.Traced(lambda a, b: (torch.tanh(a @ b).sum(1),))
     pages = 100_000 * 100 * 4 // resource.getpagesize()
 
@@ -72,7 +72,10 @@ def test_a_step_finds_its_pages(blocks):
             step()
         return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 4
 
-    assert faults(lambda: a @ b) > 0.9 * pages
+    while faults(lambda: a @ b) < 0.9 * pages:
+        # By other tests: it is taken until none is left.
+        assert len(taken) < 100
+        taken.append(torch.zeros(100_000, 100))
     assert faults(lambda: function(a, b)) < 0.1 * pages
 
 
