@@ -44,6 +44,15 @@ def frozen(module: nn.Module) -> Iterator[None]:
             p.requires_grad_(True)
 
 
+def reseed(seed: int) -> None:
+    """As ``torch.manual_seed``, which takes a millisecond where there is no GPU: of each kind there may be one day, it
+    notes with a stack trace that it is to be seeded then."""
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Inside: a device's random numbers from ``seed``. Afterwards they go on as before.
@@ -77,5 +86,5 @@ def isolated(seed: int | None, *, validation: bool | None = None) -> Iterator[No
             stack.enter_context(pyro.validation_enabled(validation))
         if seed is not None:
             stack.enter_context(torch.random.fork_rng())
-            torch.manual_seed(seed)
+            reseed(seed)
         yield

@@ -23,6 +23,11 @@ if os.environ.get("PYTEST_XDIST_WORKER"):
     torch.set_num_threads(1)
 
 
+if not torch.accelerator.is_available():
+    # As `pyrovae.modes.reseed`, which says why: tests begin with a seed, and draw from many.
+    torch.manual_seed = torch.default_generator.manual_seed
+
+
 def pytest_configure(config):
     """As many threads as processes: workers of xdist, and what tests start, take one each."""
     if config.getoption("numprocesses", None):
@@ -115,6 +120,8 @@ def coarse_figures(monkeypatch):
         figure.set_dpi(20)
         for ax in figure.axes:
             ax.set_axis_off()
+            # At a height of its own: one that is found looks at all that lies below.
+            ax.set_title(ax.get_title(), y=1)
         FigureCanvasAgg(figure).print_png(path)
 
     monkeypatch.setattr(Figure, "savefig", coarsely)

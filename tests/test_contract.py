@@ -31,6 +31,8 @@ DEAR = {"gp(inducing=3)", "refined(steps=1)"}
 # Dear ones last, so that they meet each other once alone.
 COVERING = covering(sorted(TRIPLES, key=lambda triple: len(DEAR & set(triple))))
 DTYPES = [torch.float32, torch.float64]
+# Every prior meets every posterior in both, and half of the pairs with a likelihood do; all do in float32.
+IN_BOTH = set({triple[:2]: triple for triple in COVERING}.values())
 NETWORKS = {
     "mlp": ("mlp(hidden=[6], norm=layer)",) * 2,
     "conv": ("conv(channels=[3, 3])",) * 2,
@@ -61,6 +63,8 @@ def test_every_pair_is_covered():
     assert pairs(COVERING) == pairs(TRIPLES)
     for i, kind in enumerate(PIECES):
         assert {triple[("prior", "posterior", "likelihood").index(kind)] for triple in COVERING} == set(PIECES[kind]), i
+    assert {triple[:2] for triple in IN_BOTH} == {triple[:2] for triple in TRIPLES}
+    assert {triple[2] for triple in IN_BOTH} == set(LIKELIHOODS)
 
 
 @pytest.mark.parametrize("likelihood", sorted(NO_VAMP))
@@ -194,7 +198,8 @@ def test_contract(triple, same, tmp_path):
     trained = None
     # What breaks on the way breaks in float32, from which float64 goes on. Adam moves each parameter by about lr, so
     # 10 steps go as far as the 50 smaller ones of test_every_triple; with two particles each, they draw as 20 would.
-    for dtype, steps, lr, particles in zip(DTYPES, (10, 3), (0.05, 0.025), (2, 1), strict=True):
+    stages = list(zip(DTYPES, (10, 3), (0.05, 0.025), (2, 1), strict=True))
+    for dtype, steps, lr, particles in stages if triple in IN_BOTH else stages[:1]:
         vae, data = build(prior, posterior, likelihood, dtype=dtype)
         if trained is not None:
             vae.load_state_dict(trained)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from pyrovae import elbos
 from pyrovae.checks import trusted
-from pyrovae.modes import evaluating, isolated
+from pyrovae.modes import evaluating, isolated, reseed
 from pyrovae.training.batches import ordered
 from pyrovae.training.distributed import World
 from pyrovae.training.history import EpochMean, Row
@@ -36,7 +35,7 @@ def validate(vae: VAE, x: Tensor, condition: Tensor | None, batch_size: int, see
         for i, (_, part, c) in enumerate(ordered(x, condition, step)):
             if i % world.size != world.rank:
                 continue
-            torch.manual_seed(seed + i)
+            reseed(seed + i)
             terms = elbos.terms(vae.model, vae.guide, part, c)
             mean.add(len(part), float(terms.log_weights.sum()), terms)
     row = mean.row(world)
