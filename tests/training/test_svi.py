@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import torch._inductor.compile_fx
 from pyro.distributions import constraints
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
@@ -323,9 +324,21 @@ def test_a_machine_without_a_compiler(tiny, monkeypatch):
     close(vae, other, 1e-6)
 
 
-def test_a_torch_without_an_entry_to_inductor(monkeypatch):
-    """Its public function is asked, and what it makes reads and writes what it closes over."""
-    monkeypatch.delattr(torch._inductor, "compile")
+@pytest.mark.parametrize("missing", [(), ("inner",), ("inner", "outer")], ids=len)
+def test_a_torch_without_an_entry_to_inductor(missing, monkeypatch):
+    """The next one is asked, and what it makes reads and writes what the function closes over."""
+    entries = {
+        "inner": (torch._inductor.compile_fx, "compile_fx_inner"),
+        "outer": (torch._inductor, "compile"),
+        "public": (torch, "compile"),
+    }
+    asked = []
+    for name, (module, function) in entries.items():
+        if name in missing:
+            monkeypatch.delattr(module, function)
+        else:
+            real = getattr(module, function)
+            monkeypatch.setattr(module, function, lambda *a, n=name, f=real, **k: (asked.append(n), f(*a, **k))[1])
     total = torch.zeros(3)
 
     def function(x):
@@ -337,6 +350,7 @@ def test_a_torch_without_an_entry_to_inductor(monkeypatch):
         x = torch.arange(3.0) + i
         wanted += x
         assert torch.equal(compiled(x)[0], x * wanted) and torch.equal(total, wanted)
+    assert asked[0] == list(entries)[len(missing)]
 
 
 def test_what_is_refused(tiny):
