@@ -12,7 +12,7 @@ from threading import Thread
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from pyrovae.training import elementary
 from pyrovae.training.kernels import HEADER, together
@@ -60,12 +60,6 @@ def _inner(graph: GraphModule, examples: list[Tensor], mode: FakeTensorMode) -> 
 
     with V.set_fake_mode(mode):
         pure = make_fx(torch.func.functionalize(graph), select_decomp_table(), "fake")(*examples)
-        pure.graph.eliminate_dead_code()
-        output = pure.graph.output_node()
-        values = [node.meta["val"] if isinstance(node, Node) else None for node in output.args[0]]
-        # Results lie in memory as those of the graph do.
-        output.meta["original_output_strides"] = [None if value is None else value.stride() for value in values]
-        output.meta["user_visible_output_idxs"] = [i for i, value in enumerate(values) if value is not None]
         code = compile_fx_inner(pure, examples, is_inference=True)
     return lambda *inputs: tuple(code(list(inputs)))
 
@@ -91,19 +85,32 @@ def _remembered() -> Iterator[FakeTensorMode]:
 
 @contextmanager
 def warming() -> Iterator[None]:
-    """Inside: a thread finds out what C++ for this CPU needs, which is seconds of waiting for other processes when
-    torch compiles for the first time."""
-    # What two threads import at once, one of them may find half done.
-    import torch._inductor.compile_fx
+    """Inside: threads find out what torch asks when it compiles for the first time, seconds of waiting for files and
+    for other processes."""
+    # Not by two threads, of which one may find it half done.
+    import torch._inductor.codecache
 
+    with suppress(Exception):
+        import torch.utils.cpp_extension
     with torch._inductor.config.patch(OPTIONS):
-        Thread(target=copy_context().run, args=(_look,), daemon=True).start()
+        for question in (_compiler, _editions):
+            Thread(target=copy_context().run, args=(question,), daemon=True).start()
         yield
 
 
-def _look() -> None:
+def _compiler() -> None:
+    """What C++ for this CPU needs."""
     from torch._inductor.codecache import CppPythonBindingsCodeCache
 
     with suppress(Exception):
         # What it returns would wait for a compiler.
         CppPythonBindingsCodeCache.load_pybinding_async([], HEADER)
+
+
+def _editions() -> None:
+    """Of torch and triton, by their files, without which nothing is found that was compiled before."""
+    from torch._inductor.codecache import CacheBase, torch_key
+
+    with suppress(Exception):
+        torch_key()
+        CacheBase.get_system()
