@@ -26,10 +26,12 @@ BURST = 0.5
 
 
 def _serve(connection: Connection, make: Make, threads: int) -> None:
-    """In the process: seconds of first steps, and then, each time they are asked for, milliseconds a training step."""
+    """In the process: that it is ready, seconds of first steps, and then, each time they are asked for, milliseconds a
+    training step."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     step, each = make()
+    connection.send(True)
 
     def steps(seconds: float) -> float:
         """Seconds a step."""
@@ -81,6 +83,9 @@ def in_turns(makes: dict[str, Make], bursts: int, runs: int, title: str) -> tupl
     column for each step."""
     with ExitStack() as stack:
         processes = {name: stack.enter_context(_process(make)) for name, make in makes.items()}
+        # All have imported what they need, before the first of them is timed.
+        for process in processes.values():
+            process.recv()
         first = {name: _ask(p) for name, p in tqdm(processes.items(), desc=f"{title}: first steps", leave=False)}
         tables = []
         for run in range(runs):
