@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, TransformedDistribution
 
+from pyrovae.modes import reseed
+
 DRAWS = 256
 """Draws from which moments are estimated where there is no closed form."""
 
@@ -66,5 +68,5 @@ def _finite(d: Distribution, name: str) -> Tensor | None:
 
 def _draws(d: Distribution) -> Tensor:
     with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
+        reseed(0)
         return d.sample((DRAWS,))
