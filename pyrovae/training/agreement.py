@@ -62,7 +62,7 @@ def _has_numbers(tensor: Tensor | None) -> bool:
 def _numbers(tensor: Tensor) -> Tensor:
     """Those that are finite."""
     tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    return tensor.double().nan_to_num(0.0, 0.0, 0.0)
+    return (tensor if tensor.dtype == torch.float32 else tensor.double()).nan_to_num(0.0, 0.0, 0.0)
 
 
 def _of_half(graph: GraphModule) -> bool:

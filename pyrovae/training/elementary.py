@@ -41,8 +41,8 @@ def log1p(a: Tensor) -> Tensor:
 
 @torch.library.impl("pyrovae::exp", "CPU")
 def _exp(a: Tensor, least: float, most: float, shift: int) -> Tensor:
-    """By torch, where a graph is run without Inductor."""
-    return (a.double().clamp(least, most).exp() * 2.0**shift).to(a.dtype)
+    """By torch, where a graph is run without Inductor. A square, as e^a itself may be too small for float32."""
+    return a.clamp(least, most).mul_(0.5).exp_().mul_(2.0 ** (shift / 2)).square_()
 
 
 @torch.library.impl("pyrovae::log1p", "CPU")

@@ -15,7 +15,7 @@ from torch._subclasses import FakeTensorMode
 from torch.fx import GraphModule
 
 from pyrovae.training import elementary
-from pyrovae.training.kernels import HEADER, together
+from pyrovae.training.kernels import HEADER, linking, together
 from pyrovae.training.workspace import keeping
 
 OPTIONS = {
@@ -104,7 +104,7 @@ def _compiler() -> None:
 
     with suppress(Exception):
         # What it returns would wait for a compiler.
-        CppPythonBindingsCodeCache.load_pybinding_async([], HEADER)
+        CppPythonBindingsCodeCache.load_pybinding_async([], HEADER, extra_flags=linking())
 
 
 def _editions() -> None:

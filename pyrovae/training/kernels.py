@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from shutil import which
 from typing import Any
 from unittest import mock
 
 HEADER = "#include <torch/csrc/inductor/cpp_prefix.h>"
+LINKERS = ("lld", "gold")
+"""They read torch's libraries in a fifth to a third of the half second that the usual one takes for each file."""
 ENTRY = re.compile(r'extern "C"\s+void\s+kernel\(')
 """Where the function begins that is a kernel."""
 ARGUMENTS = "PyObject* const* args"
@@ -41,6 +45,12 @@ static PyObject* functions() {{
     return all;
 }}
 """
+
+
+def linking() -> tuple[str, ...]:
+    """Flags of a compiler that has a fast linker beside it."""
+    found = sys.platform == "linux" and next((name for name in LINKERS if which(f"ld.{name}")), None)
+    return (f"-fuse-ld={found}",) if found else ()
 
 
 def known() -> bool:
@@ -128,5 +138,5 @@ def load(kernels: Sequence[tuple[list[str], str]]) -> Callable[[], Sequence[Call
         "call_entry_function": "return functions();",
     }
     file = type("Kernels", (CppPythonBindingsCodeCache,), parts)
-    wait = file.load_pybinding_async([], "\n".join(sources), submit_fn=AsyncCompile.submit)
+    wait = file.load_pybinding_async([], "\n".join(sources), submit_fn=AsyncCompile.submit, extra_flags=linking())
     return lambda: wait()()
