@@ -75,8 +75,8 @@ def test_where_files_cannot_be_shared_each_kernel_has_its_own(broken, files, mon
     a = torch.randn(9, 9) / 9
     for ours, theirs in zip(traced.Traced(sums)(a), sums(a), strict=True):
         torch.testing.assert_close(ours, theirs)
-    # Files that were to be shared were written before it was seen that nothing links them.
-    assert len(files()) >= (2 if broken == "load" else 6)
+    # Files that were to be shared lie there too, written before it was seen that nothing links them.
+    assert len([file for file in files() if "namespace kernel_" not in file.read_text()]) >= 5
 
 
 def test_what_was_compiled_with_another_exponential_is_not_found(files, monkeypatch, tmp_path):
