@@ -57,7 +57,7 @@ class States:
         if not self.refused and self._work(*u.shape[:2]) >= WORTH:
             self._space = space
             try:
-                # A graph is of one shape and one order in memory.
+                # Another order in memory would be another graph.
                 return State(u, *self._traced(u.contiguous(), beta, *space.latents.rows))
             except NotTraceable:
                 self.refused = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
@@ -23,6 +24,10 @@ OPTIONS = {
     "fallback_random": True,
     # a b + c in one instruction, with one rounding, as on a GPU.
     "cpp.enable_floating_point_contract_flag": "fast",
+    # Of what goes into CUDA graphs and what does not, which `captured` decides: a fifth of a second.
+    "graph_partition": False,
+    # Earlier ones move draws, too, each of which has its turn.
+    "reorder_for_locality": torch.__version__ >= (2, 15),
 }
 
 
@@ -34,7 +39,12 @@ def compiled(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., tuple[Te
     and twenty microseconds at each call. A torch without that has ``torch.compile``, a tenth of a millisecond dearer.
     """
     elementary.teach()
-    with torch.no_grad(), together(), keeping(graph), _remembered() as mode, torch._inductor.config.patch(OPTIONS):
+    with (
+        torch.no_grad(), together(), keeping(graph), _remembered() as mode, torch._inductor.config.patch(OPTIONS),
+        warnings.catch_warnings(),
+    ):  # fmt: skip
+        # Of torch, that it will change parts of torch.
+        warnings.simplefilter("ignore", FutureWarning)
         # Given the numbers themselves, sizes that the graph does not name would be symbols in its loops.
         examples = [mode.from_tensor(tensor, static_shapes=True) for tensor in inputs]
         if not _overlap(inputs):

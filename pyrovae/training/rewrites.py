@@ -79,7 +79,24 @@ def addmm(bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return (torch.mm(a, b).unsqueeze(0) + bias).squeeze(0) if bias.dim() == 1 else NotImplemented
 
 
+def randperm(n: int, **kwargs: Any) -> Tensor:  # noqa: ANN401 - as the operation has them
+    """The same by another name, that of no pattern of Inductor's: it would draw rows after what is drawn after them."""
+    return aten.randperm.generator(n, generator=None, **kwargs)
+
+
+def bernoulli_(a: Tensor, p: float = 0.5, generator: None = None) -> Tensor:
+    """Draws in the order of memory, as torch's; Inductor would lay them out in another one, such as those of a dropout
+    of what has been transposed."""
+    if a.is_contiguous():
+        return NotImplemented
+    order = sorted(range(a.dim()), key=a.stride, reverse=True)
+    drawn = a.new_empty([a.shape[i] for i in order]).bernoulli_(p)
+    return a.copy_(drawn.permute([order.index(i) for i in range(a.dim())]))
+
+
 DECOMPOSITIONS = {
+    aten.bernoulli_.float: bernoulli_,
+    aten.randperm.default: randperm,
     aten.addmm.default: _where_ours(addmm),
     aten.tanh.default: _where_ours(tanh),
     aten.sigmoid.default: _where_ours(sigmoid),

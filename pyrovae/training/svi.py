@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, SVI
-from pyro.infer.util import torch_item
-from pyro.optim import PyroOptim
+from pyro.infer import ELBO
+from pyro.infer.util import torch_item, zero_grads
+from pyro.optim import PyroLRScheduler, PyroOptim
 from torch import Tensor
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from pyrovae.config import PRECISIONS
@@ -28,12 +28,13 @@ class CompiledSVI:
     r"""A drop-in for ``pyro.infer.SVI`` whose step, ELBO, gradient and optimizer, is traced once and compiled.
 
     For any Pyro model and guide of static structure, and any ELBO with a ``differentiable_loss``, discrete latents that
-    are summed out included. The first step of each shape of the arguments is Pyro's own, with all of its checks; the
-    second is traced, Pyro's handlers and all, into one graph, which torch's Inductor compiles; from then on no Python
-    of Pyro's runs, and the values of data are looked at no more. Parameters and the state of the optimizer are those of
-    the user, changed in place: put a model on its device before the first step. An optimizer that is given another
-    state is traced anew, and so are modules that go from training to evaluation, and parameters that have a gradient no
-    more. Draws are new at each step, and from one ``torch.manual_seed`` they are those that Pyro makes.
+    are summed out included. The first step of each shape (and order in memory) of the arguments is Pyro's own, with all
+    of its checks; the second is traced, Pyro's handlers and all, into one graph, which torch's Inductor compiles; from
+    then on no Python of Pyro's runs, and the values of data are looked at no more. Parameters and the state of the
+    optimizer are those of the user, changed in place: put a model on its device before the first step. An optimizer
+    that is given another state is traced anew, and so are modules that go from training to evaluation, and parameters
+    that have a gradient no more. Draws are new at each step, and from one ``torch.manual_seed`` they are those that
+    Pyro makes.
 
     Python's own numbers, such as an attribute that is a float, stay in the graph what they were when it was traced.
     Keep what is to change in a tensor, and change it in place (``fill_``), or make a tensor of it that is an argument.
@@ -41,16 +42,16 @@ class CompiledSVI:
     On a CPU, the memory of what a step computes on the way, where it is much, is kept for the next one, until another
     graph is compiled or this object is gone.
 
-    What cannot be one graph (a program that looks at its numbers, or grows or shrinks) is run by Pyro's SVI, and so is
-    what torch compiles to other numbers (machine code is held against its graph once), and everything where there is no
-    C++ compiler; a warning says why, once.
+    What cannot be one graph (a program that looks at its numbers, or grows or shrinks, or is given a NumPy array or an
+    object of one's own) is run as Pyro's SVI runs it, and so is what torch compiles to other numbers (machine code is
+    held against its graph once), and everything where there is no C++ compiler; a warning says why, once.
 
     Args:
         model, guide: Pyro programs.
-        optim: a torch optimizer of the parameters; or a Pyro one, ``Adam``, ``AdamW`` or ``SGD`` with a dict of
-            settings, which becomes one torch optimizer of all parameters. Adam, AdamW and SGD are part of the graph,
-            others run after it. Learning rates may change at any time.
-        loss: a Pyro ELBO.
+        optim: a torch optimizer of the parameters; or a Pyro one with a dict of settings, which becomes one torch
+            optimizer of all parameters. torch's Adam, AdamW and SGD are part of the graph, others run after it.
+            Learning rates may change at any time.
+        loss: a Pyro ELBO, or, as Pyro's SVI takes one, a function of model, guide and their arguments.
         clip_norm: the greatest norm of the whole gradient, or None.
         precision: "bfloat16" runs matrix products in it (by ``torch.autocast``); log-densities stay as they are.
         extra: called after the loss, in the graph; `last` has its tensors, detached, after each step.
@@ -71,7 +72,7 @@ class CompiledSVI:
         model: Program,
         guide: Program,
         optim: PyroOptim | Optimizer,
-        loss: ELBO,
+        loss: ELBO | Callable[..., Tensor],
         *,
         clip_norm: float | None = None,
         precision: str = "float32",
@@ -81,9 +82,10 @@ class CompiledSVI:
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
-        self.model, self.guide, self.elbo = model, guide, loss
+        self.model, self.guide, self.elbo = model, guide, loss if hasattr(loss, "loss_and_grads") else _Function(loss)
         self.clip_norm, self.precision, self.extra, self.worth = clip_norm, precision, extra, worth
-        self._optim, self._reduce = optim, reduce
+        optim = optim.optimizer if isinstance(optim, Joint) else optim
+        self._constructor, self._reduce = _constructor(optim), reduce
         self.optimizer: Optimizer | None = optim if isinstance(optim, Optimizer) else None
         self._rates: list[Tensor] = []
         self._steps: update.Steps | None = None
@@ -91,7 +93,6 @@ class CompiledSVI:
         self._traced = Traced(self._graph)
         self._loss = Traced(self._value)
         self._seen: set[Any] = set()
-        self._svi: SVI | None = None
         self._moving: Joint | None = None
         self._layout: Any = None
         self._extras = 0
@@ -101,11 +102,13 @@ class CompiledSVI:
         self.last: Any = None
         """What ``extra`` gave at the latest step."""
 
-    def step(self, *args: Any, **kwargs: Any) -> float:  # noqa: ANN401 - as the model has it
-        """Take a step; returns the loss before it."""
-        return float(self.advance(*args, **kwargs))
+    def step(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:  # noqa: ANN401 - as the model has it
+        """Take a step; returns the loss before it, or of an estimator that has several, such as Pyro's
+        ``ReweightedWakeSleep``, all of them."""
+        loss = self.advance(*args, **kwargs)
+        return loss if isinstance(loss, tuple) else float(loss)
 
-    def advance(self, *args: Any, **kwargs: Any) -> float | Tensor:  # noqa: ANN401
+    def advance(self, *args: Any, **kwargs: Any) -> float | Tensor | tuple[float, ...]:  # noqa: ANN401
         """Take a step, whose loss, if it is a compiled one, stays on the device: nothing waits for it there."""
         call = Call(args, kwargs)
         if self.reason is None and call.shape in self._seen and (self.worth is None or self.worth(*args, **kwargs)):
@@ -115,7 +118,8 @@ class CompiledSVI:
             except NotTraceable as error:
                 self._give_up(str(error))
         loss = self._eager_step(args, kwargs)
-        self._seen.add(call.shape)
+        if self.optimizer is not None:
+            self._seen.add(call.shape)
         return loss
 
     def idle(self) -> float:
@@ -130,7 +134,7 @@ class CompiledSVI:
         self.last = None
         return 0.0
 
-    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:  # noqa: ANN401
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:  # noqa: ANN401
         """The loss, and no step."""
         call = Call(args, kwargs)
         if self.reason is None and call.shape in self._seen:
@@ -140,7 +144,7 @@ class CompiledSVI:
             except NotTraceable as error:
                 self._give_up(str(error))
         with torch.no_grad():
-            return torch_item(self.elbo.loss(self.model, self.guide, *args, **kwargs))
+            return _numbers(self.elbo.loss(self.model, self.guide, *args, **kwargs))
 
     def _check(self) -> None:
         if getattr(self.elbo, "stateful", False) or not hasattr(self.elbo, "differentiable_loss"):
@@ -157,7 +161,7 @@ class CompiledSVI:
     def _joint(self) -> Joint:
         """What clips and moves all parameters, outside of a graph."""
         if self._moving is None:
-            self._moving = Joint(self.optimizer, self.clip_norm, self._reduce)
+            self._moving = Joint(self.optimizer, self.clip_norm, self._reduce, grows=self._constructor is not None)
         return self._moving
 
     def _move(self, loss: float) -> None:
@@ -167,24 +171,25 @@ class CompiledSVI:
 
     # Eager
 
-    def _heard(self, *args: Any, **kwargs: Any) -> float:  # noqa: ANN401
-        """The estimator's ``loss_and_grads``, whose loss the optimizer is to know."""
-        loss = self.elbo.loss_and_grads(*args, **kwargs)
-        self._joint().loss = torch_item(loss)
-        return loss
-
-    def _eager_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
-        if self.optimizer is None:
-            # Every parameter must be there before an optimizer of all of them can be made.
-            with torch.no_grad(), torch.random.fork_rng():
-                params = self._params(lambda: self.elbo.loss(self.model, self.guide, *args, **kwargs))[1]
-            self.optimizer = _joined(self._optim, params)
-        if self._svi is None:
-            self._svi = SVI(self.model, self.guide, self._joint(), self.elbo.loss, self._heard)
-        with torch.autocast(_device(args), torch.bfloat16, enabled=self.precision == "bfloat16"):
-            loss = self._svi.step(*args, **kwargs)
+    def _eager_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | tuple[float, ...]:
+        with self._autocast(args, kwargs):
+            loss, params = self._params(lambda: self.elbo.loss_and_grads(self.model, self.guide, *args, **kwargs))
+        if self.optimizer is None and params:
+            self.optimizer = self._constructor(params)
+        loss = _numbers(loss)
+        if self.optimizer is not None:
+            self._joint().loss = sum(loss) if isinstance(loss, tuple) else loss
+            self._joint()(params)
+            zero_grads(params)
         self.last = None if self.extra is None else self.extra()
         return loss
+
+    def _autocast(self, args: tuple[Any, ...], kwargs: dict[str, Any], **options: bool) -> torch.autocast:
+        """Where the parameters are, or, as long as they are not known, the arguments."""
+        known = () if self.optimizer is None else self.optimizer.param_groups[0]["params"]
+        tensors = (leaf for leaf in (*known, *pytree.tree_leaves((args, kwargs))) if isinstance(leaf, Tensor))
+        device = next((tensor.device.type for tensor in tensors), "cpu")
+        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bfloat16", **options)
 
     # Compiled
 
@@ -217,7 +222,7 @@ class CompiledSVI:
 
     def _graph(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
         """What is compiled: the loss, what ``extra`` gives, and where it moves no parameters, the gradients."""
-        with torch.autocast(_device(args), torch.bfloat16, enabled=self.precision == "bfloat16", cache_enabled=False):
+        with self._autocast(args, kwargs, cache_enabled=False):
             loss, params = self._params(lambda: self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs))
         extra, self._layout = pytree.tree_flatten(() if self.extra is None else self.extra())
         self._extras = len(extra)
@@ -248,23 +253,39 @@ class CompiledSVI:
         return result, list({id(p): p for p in params}.values())
 
 
-def _joined(optim: PyroOptim, params: list[Tensor]) -> Optimizer:
-    """One torch optimizer of all parameters for a Pyro one, which has one for each.
+def _constructor(optim: PyroOptim | Optimizer) -> Callable[[list[Tensor]], Optimizer] | None:
+    """What makes of a Pyro optimizer, which has a torch one for each parameter, one of all; None for torch's own.
 
     Raises:
         ValueError: for an optimizer whose settings differ between parameters, or change with the steps.
     """
-    if isinstance(optim, Joint):
-        return optim.optimizer
+    if isinstance(optim, Optimizer):
+        return None
     constructor, settings = optim.pt_optim_constructor, optim.pt_optim_args
-    if constructor not in (Adam, AdamW, SGD) or callable(settings) or optim.pt_clip_args:
+    plain = isinstance(constructor, type) and issubclass(constructor, Optimizer)
+    if not plain or isinstance(optim, PyroLRScheduler) or callable(settings) or optim.pt_clip_args:
         raise ValueError(
-            "optim: expected a torch optimizer, or pyro.optim.Adam, AdamW or SGD with a dict of settings, got "
-            f"{type(optim).__name__} of {getattr(constructor, '__name__', constructor)}. Pass a torch optimizer, and "
-            "clip_norm= to clip gradients."
+            "optim: expected a torch optimizer, or one of pyro.optim with a dict of settings, got "
+            f"{type(optim).__name__} of {getattr(constructor, '__name__', constructor)}. Pass a torch optimizer, whose "
+            "learning rate may change, by a schedule of torch's too, and clip_norm= to clip gradients."
         )
-    return constructor(params, **settings)
+    return lambda params: constructor(params, **settings)
 
 
-def _device(args: tuple[Any, ...]) -> str:
-    return next((arg.device.type for arg in args if isinstance(arg, Tensor)), "cpu")
+def _numbers(loss: Any) -> float | tuple[float, ...]:  # noqa: ANN401 - a tensor, a number or some of them
+    return tuple(map(torch_item, loss)) if isinstance(loss, tuple) else torch_item(loss)
+
+
+class _Function:
+    """A loss that is a function, as Pyro's SVI takes one, with the methods of an ELBO."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.differentiable_loss = function
+
+    def loss(self, *args: Any, **kwargs: Any) -> float:  # noqa: ANN401 - as the function has it
+        return torch_item(self.differentiable_loss(*args, **kwargs))
+
+    def loss_and_grads(self, *args: Any, **kwargs: Any) -> float:  # noqa: ANN401
+        loss = self.differentiable_loss(*args, **kwargs)
+        loss.backward()
+        return torch_item(loss)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from enum import Enum
+from numbers import Number
 from typing import Any
 
 import torch
@@ -22,8 +24,21 @@ from pyrovae.training.workspace import WORKSPACE
 
 PLAIN = (Tensor, int, float, bool, str, type(None))
 """Types of arguments that hold no others."""
+FIXED = (Number, str, bytes, range, Enum, torch.dtype, torch.device, type(None), Callable)
+"""What an argument may be beside a tensor: what is equal to another stands for the same, and modules and functions,
+whose tensors a graph reads anew at each call."""
 MANY = 8
 """Graphs, each of which takes seconds, of which one is told if they differ in a number of Python's."""
+
+
+def layout(tensor: Tensor) -> tuple[Any, ...]:
+    """What a graph is made for: of x and its transpose, rows of a table and of some of its columns, one each."""
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def fixed(leaf: Any) -> bool:  # noqa: ANN401 - any argument
+    """Whether an argument that is no tensor is the same for as long as it is equal."""
+    return isinstance(leaf, FIXED) and isinstance(leaf, Hashable)
 
 
 class Call:
@@ -38,7 +53,11 @@ class Call:
         self.shape = (
             # Itself, it is no key of a dictionary in torch 2.8.
             None if spec is None else repr(spec),
-            *((leaf.shape, leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves),
+            # 1, 1.0 and True are equal, and what a model makes of them is not.
+            *(
+                layout(leaf) if isinstance(leaf, Tensor) else (type(leaf), leaf if fixed(leaf) else None)
+                for leaf in leaves
+            ),
         )
 
     def others(self) -> list[Any]:
@@ -86,9 +105,9 @@ class Traced:
 
     def _count(self, call: Call) -> None:
         """Warn where graphs differ in what is no tensor alone."""
-        sizes = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in call.tensors)
-        self._alike[sizes] += 1
-        if self._alike[sizes] == MANY:
+        layouts = tuple(map(layout, call.tensors))
+        self._alike[layouts] += 1
+        if self._alike[layouts] == MANY:
             warnings.warn(
                 f"{MANY} graphs were compiled for tensors of the same shapes, as other arguments differ (now "
                 f"{', '.join(map(repr, call.others()))}): pass a number that changes as a tensor",
@@ -96,6 +115,8 @@ class Traced:
             )
 
     def _compile(self, call: Call) -> tuple[_State, Callable[[list[Tensor]], tuple[Tensor, ...]]]:
+        if strange := [type(leaf).__name__ for leaf in call.others() if not fixed(leaf)]:
+            raise NotTraceable(f"an argument is a {strange[0]}, whose changes no graph sees: pass tensors and numbers")
         tensors = call.tensors
         leaves, spec = pytree.tree_flatten((call.args, call.kwargs))
 
@@ -160,7 +181,8 @@ def _not_traceable(error: Exception) -> NotTraceable:
 
 def _lift(graph: GraphModule) -> list[Tensor]:
     """Make the tensors that a graph closes over its last inputs, and return them."""
-    last = [node for node in graph.graph.nodes if node.op == "placeholder"][-1]
+    given = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    last = given[-1] if given else None
     found: dict[int, tuple[Node, Tensor]] = {}
     names = set()
     for node in list(graph.graph.nodes):
@@ -168,7 +190,7 @@ def _lift(graph: GraphModule) -> list[Tensor]:
             continue
         tensor = getattr(graph, node.target)
         if id(tensor) not in found:
-            with graph.graph.inserting_after(last):
+            with graph.graph.inserting_after(last) if last else graph.graph.inserting_before():
                 last = graph.graph.placeholder(f"closed_{len(found)}")
             last.meta = dict(node.meta)
             found[id(tensor)] = last, tensor

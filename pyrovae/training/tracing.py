@@ -14,6 +14,7 @@ import pyro.infer.traceenum_elbo
 import pyro.poutine.trace_struct
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
@@ -48,6 +49,8 @@ def without_looking() -> Iterator[None]:
                     stack.enter_context(mock.patch.object(module, name, substitute))
         stack.enter_context(of_one_shape())
         stack.enter_context(pyro.validation_enabled(False))
+        # Those that were made before look, whatever is enabled now: such as a prior that is part of a module.
+        stack.enter_context(mock.patch.object(torch.distributions.Distribution, "_validate_sample", lambda *_: None))
         stack.enter_context(trusted())
         stack.enter_context(torch.random.fork_rng())
         stack.enter_context(torch.enable_grad())
@@ -71,16 +74,23 @@ def called() -> Iterator[list[nn.Module]]:
 def untouched() -> Iterator[None]:
     """Inside, nobody looks at the value of a tensor, which would be a constant of the graph, whatever becomes of it.
     And what is written to has its values back in the end: an operation on numbers and a tensor that a function closes
-    over is really carried out (as in ``count.add_(1)``).
+    over is really carried out (as in ``count.add_(1)``). Nor does a parameter stay in Pyro's store that is of the
+    graph, and no tensor.
 
     Raises:
-        NotTraceable: for a look.
+        NotTraceable: for a look, and for a new parameter.
     """
+    store, new = pyro.get_param_store(), []
     with _Operations() as operations, _Lists():
         try:
             yield
         finally:
             operations.restore()
+            new = [name for name, value in store.named_parameters() if isinstance(value, FakeTensor)]
+            for name in new:
+                del store[name]
+    if new:
+        raise NotTraceable(f"the program makes parameters as it goes ({new[0]})")
 
 
 class _Operations(TorchDispatchMode):

@@ -79,6 +79,41 @@ def test_where_files_cannot_be_shared_each_kernel_has_its_own(broken, files, mon
     assert len([file for file in files() if "namespace kernel_" not in file.read_text()]) >= 5
 
 
+def dropped(a):
+    """Dropout of what has the order in memory of something else, twice."""
+    weights = torch.nn.functional.dropout((a @ a.mT).softmax(-1), 0.5)
+    return (torch.nn.functional.dropout((weights @ a).transpose(0, 1), 0.5).sin(),)
+
+
+def subsampled(a):
+    """Rows in their turn between other draws."""
+    before = torch.randn(4)
+    rows = a[torch.randperm(8)[:4]]
+    return (before * rows.sum(-1).sum(-1) + torch.randn(4), rows)
+
+
+@pytest.mark.parametrize("function", [dropped, subsampled])
+def test_draws_are_where_they_are_drawn(function, files):
+    """In the same order, each for the same place, whatever was compiled before, from which Inductor learns patterns."""
+    if function is subsampled:
+        torch.compile(lambda a: a.sin())(torch.ones(3, requires_grad=True)).sum().backward()
+    a = torch.randn(8, 5, 4)
+    for _ in range(2):
+        torch.manual_seed(3)
+        found = traced.Traced(function)(a)
+        torch.manual_seed(3)
+        for ours, theirs in zip(found, function(a), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_another_order_in_memory_is_another_graph():
+    a = torch.randn(4, 4)
+    function = traced.Traced(lambda a: (torch.tanh(a @ a), a.sum(0)))
+    for given in (a, a.T, a, torch.randn(4, 8)[:, ::2]):
+        for ours, theirs in zip(function(given), (torch.tanh(given @ given), given.sum(0)), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
 def test_what_was_compiled_with_another_exponential_is_not_found(files, monkeypatch, tmp_path):
     a = torch.randn(4)
     traced.Traced(lambda a: (torch.tanh(a),))(a)

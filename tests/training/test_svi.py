@@ -357,9 +357,14 @@ def test_what_is_refused(tiny):
     vae = tiny()
     with pytest.raises(ValueError, match="precision: expected one of float32, bfloat16, got 'half'"):
         CompiledSVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters()), Trace_ELBO(), precision="half")
-    for optim in (pyro.optim.ClippedAdam({"lr": 0.1}), pyro.optim.Adam(lambda name: {"lr": 0.1})):
-        with pytest.raises(ValueError, match="optim: expected a torch optimizer, or pyro.optim.Adam, AdamW or SGD"):
-            CompiledSVI(vae.model, vae.guide, optim, Trace_ELBO()).step(X)
+    schedule = {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "gamma": 0.5}
+    for optim in (
+        pyro.optim.ExponentialLR(schedule),
+        pyro.optim.Adam(lambda name: {"lr": 0.1}),
+        pyro.optim.Adam({"lr": 0.1}, {"clip_norm": 1.0}),
+    ):
+        with pytest.raises(ValueError, match="optim: expected a torch optimizer, or one of pyro.optim with a dict"):
+            CompiledSVI(vae.model, vae.guide, optim, Trace_ELBO())
 
 
 def test_groups_with_rates_of_their_own(tiny, as_traced):
