@@ -5,8 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from operator import is_
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
@@ -22,6 +24,7 @@ from pyrovae.training.optimizers import Joint
 from pyrovae.training.traced import Call, NotTraceable, Traced
 
 Program = Callable[..., Any]
+STORE = pyro.get_param_store()
 
 
 class CompiledSVI:
@@ -93,6 +96,8 @@ class CompiledSVI:
         self._traced = Traced(self._graph)
         self._loss = Traced(self._value)
         self._seen: set[Any] = set()
+        self._stored: dict[str, Tensor] = {}
+        self._all: tuple[Tensor, ...] = ()
         self._moving: Joint | None = None
         self._layout: Any = None
         self._extras = 0
@@ -111,9 +116,8 @@ class CompiledSVI:
     def advance(self, *args: Any, **kwargs: Any) -> float | Tensor | tuple[float, ...]:  # noqa: ANN401
         """Take a step, whose loss, if it is a compiled one, stays on the device: nothing waits for it there."""
         call = Call(args, kwargs)
-        if self.reason is None and call.shape in self._seen and (self.worth is None or self.worth(*args, **kwargs)):
+        if self._known(call) and (self.worth is None or self.worth(*args, **kwargs)):
             try:
-                self._check()
                 return self._compiled_step(call)
             except NotTraceable as error:
                 self._give_up(str(error))
@@ -137,7 +141,7 @@ class CompiledSVI:
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:  # noqa: ANN401
         """The loss, and no step."""
         call = Call(args, kwargs)
-        if self.reason is None and call.shape in self._seen:
+        if self._known(call):
             try:
                 self._check()
                 return float(self._loss.run(call)[0])
@@ -145,6 +149,34 @@ class CompiledSVI:
                 self._give_up(str(error))
         with torch.no_grad():
             return _numbers(self.elbo.loss(self.model, self.guide, *args, **kwargs))
+
+    def _known(self, call: Call) -> bool:
+        """Whether there may be a graph for a call: Pyro has run one like it, and the store has had no others since."""
+        if self.reason is not None:
+            return False
+        held = STORE.named_parameters().mapping
+        # To look one up by its name takes longer.
+        if len(held) != len(self._all) or not all(map(is_, held.values(), self._all)):
+            self._all = tuple(held.values())
+            if gone := [p for name, p in self._stored.items() if held.get(name) is not p]:
+                self._drop(gone)
+        return call.shape in self._seen
+
+    def _drop(self, params: list[Tensor]) -> None:
+        """Graphs, which are of parameters that the store has no more, as it was cleared or given others; and those of
+        an optimizer that Pyro would have made for each."""
+        if self._rates:
+            self._renew()
+        self._loss = Traced(self._value)
+        self._seen.clear()
+        self._stored.clear()
+        if self._constructor is None:
+            return
+        for group in self.optimizer.param_groups:
+            group["params"] = [p for p in group["params"] if not any(p is other for other in params)]
+        self._moving = None
+        if not any(group["params"] for group in self.optimizer.param_groups):
+            self.optimizer = None
 
     def _check(self) -> None:
         if getattr(self.elbo, "stateful", False) or not hasattr(self.elbo, "differentiable_loss"):
@@ -174,6 +206,9 @@ class CompiledSVI:
     def _eager_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | tuple[float, ...]:
         with self._autocast(args, kwargs):
             loss, params = self._params(lambda: self.elbo.loss_and_grads(self.model, self.guide, *args, **kwargs))
+        held = STORE.named_parameters().mapping
+        self._stored.update({name: p for name, p in params.items() if held.get(name) is p})
+        params = _once(params)
         if self.optimizer is None and params:
             self.optimizer = self._constructor(params)
         loss = _numbers(loss)
@@ -196,6 +231,7 @@ class CompiledSVI:
     def _compiled_step(self, call: Call) -> Tensor:
         groups = self.optimizer.param_groups
         if not self._rates:
+            self._check()
             self._inside = self._reduce is None and update.traceable(self.optimizer)
             if self._inside:
                 update.start(self.optimizer)
@@ -226,7 +262,7 @@ class CompiledSVI:
             loss, params = self._params(lambda: self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs))
         extra, self._layout = pytree.tree_flatten(() if self.extra is None else self.extra())
         self._extras = len(extra)
-        params = [p for p in params if p.requires_grad]
+        params = [p for p in _once(params) if p.requires_grad]
         found = torch.autograd.grad(loss, params, allow_unused=True)
         gradients = {p: g for p, g in zip(params, found, strict=True) if g is not None}
         if self.clip_norm is not None and self._inside:
@@ -245,12 +281,16 @@ class CompiledSVI:
     def _value(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
         return (self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs).detach(),)
 
-    def _params(self, run: Callable[[], Any]) -> tuple[Any, list[Tensor]]:
+    def _params(self, run: Callable[[], Any]) -> tuple[Any, dict[str, Tensor]]:
         """What ``run`` returns, and the parameters that it told Pyro of."""
         with poutine.trace(param_only=True) as capture:
             result = run()
-        params = [site["value"].unconstrained() for site in capture.trace.nodes.values()]
-        return result, list({id(p): p for p in params}.values())
+        return result, {name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()}
+
+
+def _once(params: dict[str, Tensor]) -> list[Tensor]:
+    """Each of them, whatever names it has."""
+    return list({id(p): p for p in params.values()}.values())
 
 
 def _constructor(optim: PyroOptim | Optimizer) -> Callable[[list[Tensor]], Optimizer] | None:

@@ -300,3 +300,43 @@ def test_equal_arguments_of_other_types_have_graphs_of_their_own(as_traced):
     assert losses["1"] == losses["1.0"] != losses["True"]
     assert losses["True"][0] == pytest.approx(losses["True"][1], rel=1e-6)
     assert len(as_traced) == 3
+
+
+@pytest.mark.parametrize("what", ["all", "one", "of another program"])
+def test_parameters_that_the_store_has_no_more(as_traced, what):
+    """Cleared between runs, as notebooks do, or given another value: as by Pyro."""
+    ends = []
+    for kind in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        pyro.param("of another program", torch.tensor(1.0))
+        model, guide, loss, args, _ = rejection()
+        svi, losses = kind(model, guide, pyro.optim.Adam({"lr": 0.1}), loss), []
+        for run in range(3):
+            torch.manual_seed(run)
+            losses += [svi.step(*args) for _ in range(3)]
+            if what == "all":
+                pyro.clear_param_store()
+            else:
+                pyro.get_param_store()["concentration" if what == "one" else what] = torch.tensor(3.0)
+            losses.append(svi.evaluate_loss(*args))
+        ends.append((losses, {name: value.detach().clone() for name, value in pyro.get_param_store().items()}))
+    agree(*ends)
+    # Of one that has taken fewer steps than the others no graph is made, but for its loss.
+    assert len(as_traced) == {"all": 3, "one": 2, "of another program": 2}[what]
+
+
+def test_modules_of_which_the_store_is_told_again(as_traced):
+    """Their parameters are where they were, and so is the optimizer's state."""
+    ends = []
+    for clear in (False, True):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        markov = Markov()
+        svi = CompiledSVI(markov.model, markov.guide, torch.optim.Adam(markov.parameters(), lr=0.01), Trace_ELBO())
+        for step in range(5):
+            if clear and step == 3:
+                pyro.clear_param_store()
+            loss = svi.step(PIXELS)
+        ends.append(loss)
+        assert "markov$$$rnn.weight_ih_l0" in pyro.get_param_store()
+    assert ends[0] == pytest.approx(ends[1], rel=1e-5) and len(as_traced) == 3
