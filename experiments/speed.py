@@ -244,8 +244,9 @@ def run(arguments: argparse.Namespace) -> None:
             seconds = first.to_numpy() if number == 1 else np.nan
             parts.append(summary(title, times, number).assign(first_seconds=seconds))
             print(parts[-1].drop(columns="size").round(3).to_string(index=False), flush=True)
-    steps = pd.concat(parts)
-    steps.to_csv(arguments.out / "speed_steps.csv", index=False, float_format="%.4g")
+        # What was measured is kept, whatever becomes of the rest.
+        steps = pd.concat(parts)
+        steps.to_csv(arguments.out / "speed_steps.csv", index=False, float_format="%.4g")
     growth = scaling(arguments.bursts)
     growth.to_csv(arguments.out / "speed_scaling.csv", index=False, float_format="%.4g")
     print(slopes(growth).round(3).to_string())

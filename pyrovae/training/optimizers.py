@@ -41,7 +41,6 @@ class Joint(PyroOptim):
         optimizer: a torch optimizer of the model's parameters.
         clip_norm: the greatest norm of the gradient, or None.
         reduce: called with all parameters and the loss before that, such as to add up those of several processes.
-        grows: whether parameters that turn up later are moved, too, and not refused.
     """
 
     def __init__(
@@ -49,26 +48,24 @@ class Joint(PyroOptim):
         optimizer: Optimizer,
         clip_norm: float | None = None,
         reduce: Callable[[list[Tensor], float], None] | None = None,
-        *,
-        grows: bool = False,
     ) -> None:
         super().__init__(type(optimizer), {})
-        self.optimizer, self.clip_norm, self.reduce, self.grows = optimizer, clip_norm, reduce, grows
+        self.optimizer, self.clip_norm, self.reduce = optimizer, clip_norm, reduce
         self.params = [p for group in optimizer.param_groups for p in group["params"]]
         self.loss = 0.0
         self._known = set(self.params)
 
+    def strangers(self, params: Iterable[Tensor]) -> list[Tensor]:
+        """Those that it does not move."""
+        return [p for p in params if p not in self._known]
+
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Pyro's signature
-        strangers = [p for p in params if p not in self._known]
-        if strangers and not self.grows:
+        if strangers := [tuple(p.shape) for p in self.strangers(params)]:
             raise ValueError(
-                f"model and guide use {len(strangers)} pyro.param of shape {[tuple(p.shape) for p in strangers]} that "
-                "is no parameter of the optimizer's, so it would not be trained, nor saved with a VAE: make it an "
-                "nn.Parameter of the module that uses it"
+                f"model and guide use {len(strangers)} pyro.param of shape {strangers} that is no parameter of the "
+                "optimizer's, so it would not be trained, nor saved with a VAE: make it an nn.Parameter of the module "
+                "that uses it"
             )
-        self.optimizer.param_groups[0]["params"].extend(strangers)
-        self.params.extend(strangers)
-        self._known.update(strangers)
         self.move()
 
     def move(self) -> None:

@@ -84,10 +84,10 @@ def randperm(n: int, **kwargs: Any) -> Tensor:  # noqa: ANN401 - as the operatio
     return aten.randperm.generator(n, generator=None, **kwargs)
 
 
-def bernoulli_(a: Tensor, p: float = 0.5, generator: None = None) -> Tensor:
+def bernoulli_(a: Tensor, p: float = 0.5, generator: torch.Generator | None = None) -> Tensor:
     """Draws in the order of memory, as torch's; Inductor would lay them out in another one, such as those of a dropout
     of what has been transposed."""
-    if a.is_contiguous():
+    if a.is_contiguous() or generator is not None:
         return NotImplemented
     order = sorted(range(a.dim()), key=a.stride, reverse=True)
     drawn = a.new_empty([a.shape[i] for i in order]).bernoulli_(p)

@@ -13,7 +13,7 @@ import torch
 from pyro import poutine
 from pyro.infer import ELBO
 from pyro.infer.util import torch_item, zero_grads
-from pyro.optim import PyroLRScheduler, PyroOptim
+from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
@@ -22,6 +22,7 @@ from pyrovae.config import PRECISIONS
 from pyrovae.training import update
 from pyrovae.training.optimizers import Joint
 from pyrovae.training.traced import Call, NotTraceable, Traced
+from pyrovae.training.whole import Whole
 
 Program = Callable[..., Any]
 STORE = pyro.get_param_store()
@@ -51,9 +52,9 @@ class CompiledSVI:
 
     Args:
         model, guide: Pyro programs.
-        optim: a torch optimizer of the parameters; or a Pyro one with a dict of settings, which becomes one torch
-            optimizer of all parameters. torch's Adam, AdamW and SGD are part of the graph, others run after it.
-            Learning rates may change at any time.
+        optim: a torch optimizer of the parameters; or a Pyro one, which becomes one torch optimizer of all parameters,
+            `optimizer`, from the state that it has. torch's Adam, AdamW and SGD are part of the graph, others run after
+            it. Learning rates may change at any time.
         loss: a Pyro ELBO, or, as Pyro's SVI takes one, a function of model, guide and their arguments.
         clip_norm: the greatest norm of the whole gradient, or None.
         precision: "bfloat16" runs matrix products in it (by ``torch.autocast``); log-densities stay as they are.
@@ -88,7 +89,7 @@ class CompiledSVI:
         self.model, self.guide, self.elbo = model, guide, loss if hasattr(loss, "loss_and_grads") else _Function(loss)
         self.clip_norm, self.precision, self.extra, self.worth = clip_norm, precision, extra, worth
         optim = optim.optimizer if isinstance(optim, Joint) else optim
-        self._constructor, self._reduce = _constructor(optim), reduce
+        self._whole, self._reduce = None if isinstance(optim, Optimizer) else Whole(optim), reduce
         self.optimizer: Optimizer | None = optim if isinstance(optim, Optimizer) else None
         self._rates: list[Tensor] = []
         self._steps: update.Steps | None = None
@@ -163,20 +164,18 @@ class CompiledSVI:
         return call.shape in self._seen
 
     def _drop(self, params: list[Tensor]) -> None:
-        """Graphs, which are of parameters that the store has no more, as it was cleared or given others; and those of
-        an optimizer that Pyro would have made for each."""
+        """Parameters that the store has no more, as it was cleared or given others, and graphs of them."""
+        self._forget()
+        self._stored.clear()
+        if self._whole is not None:
+            self.optimizer = self._whole.remove(self.optimizer, params)
+
+    def _forget(self) -> None:
+        """All graphs, and what is done after them."""
         if self._rates:
             self._renew()
-        self._loss = Traced(self._value)
+        self._loss, self._moving = Traced(self._value), None
         self._seen.clear()
-        self._stored.clear()
-        if self._constructor is None:
-            return
-        for group in self.optimizer.param_groups:
-            group["params"] = [p for p in group["params"] if not any(p is other for other in params)]
-        self._moving = None
-        if not any(group["params"] for group in self.optimizer.param_groups):
-            self.optimizer = None
 
     def _check(self) -> None:
         if getattr(self.elbo, "stateful", False) or not hasattr(self.elbo, "differentiable_loss"):
@@ -193,7 +192,7 @@ class CompiledSVI:
     def _joint(self) -> Joint:
         """What clips and moves all parameters, outside of a graph."""
         if self._moving is None:
-            self._moving = Joint(self.optimizer, self.clip_norm, self._reduce, grows=self._constructor is not None)
+            self._moving = Joint(self.optimizer, self.clip_norm, self._reduce)
         return self._moving
 
     def _move(self, loss: float) -> None:
@@ -208,16 +207,24 @@ class CompiledSVI:
             loss, params = self._params(lambda: self.elbo.loss_and_grads(self.model, self.guide, *args, **kwargs))
         held = STORE.named_parameters().mapping
         self._stored.update({name: p for name, p in params.items() if held.get(name) is p})
-        params = _once(params)
-        if self.optimizer is None and params:
-            self.optimizer = self._constructor(params)
+        self._adopt(params)
         loss = _numbers(loss)
         if self.optimizer is not None:
             self._joint().loss = sum(loss) if isinstance(loss, tuple) else loss
-            self._joint()(params)
-            zero_grads(params)
+            self._joint()(_once(params))
+            zero_grads(_once(params))
         self.last = None if self.extra is None else self.extra()
         return loss
+
+    def _adopt(self, params: dict[str, Tensor]) -> None:
+        """Move parameters that turned up, as a Pyro optimizer does; graphs do not know them."""
+        if self._whole is None:
+            return
+        strangers = set(params.values() if self.optimizer is None else self._joint().strangers(params.values()))
+        if strangers:
+            self._forget()
+            new = {name: p for name, p in params.items() if p in strangers}
+            self.optimizer = self._whole.add(self.optimizer, new)
 
     def _autocast(self, args: tuple[Any, ...], kwargs: dict[str, Any], **options: bool) -> torch.autocast:
         """Where the parameters are, or, as long as they are not known, the arguments."""
@@ -291,25 +298,6 @@ class CompiledSVI:
 def _once(params: dict[str, Tensor]) -> list[Tensor]:
     """Each of them, whatever names it has."""
     return list({id(p): p for p in params.values()}.values())
-
-
-def _constructor(optim: PyroOptim | Optimizer) -> Callable[[list[Tensor]], Optimizer] | None:
-    """What makes of a Pyro optimizer, which has a torch one for each parameter, one of all; None for torch's own.
-
-    Raises:
-        ValueError: for an optimizer whose settings differ between parameters, or change with the steps.
-    """
-    if isinstance(optim, Optimizer):
-        return None
-    constructor, settings = optim.pt_optim_constructor, optim.pt_optim_args
-    plain = isinstance(constructor, type) and issubclass(constructor, Optimizer)
-    if not plain or isinstance(optim, PyroLRScheduler) or callable(settings) or optim.pt_clip_args:
-        raise ValueError(
-            "optim: expected a torch optimizer, or one of pyro.optim with a dict of settings, got "
-            f"{type(optim).__name__} of {getattr(constructor, '__name__', constructor)}. Pass a torch optimizer, whose "
-            "learning rate may change, by a schedule of torch's too, and clip_norm= to clip gradients."
-        )
-    return lambda params: constructor(params, **settings)
 
 
 def _numbers(loss: Any) -> float | tuple[float, ...]:  # noqa: ANN401 - a tensor, a number or some of them

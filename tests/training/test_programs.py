@@ -227,6 +227,35 @@ def test_optimizers_of_pyros(as_traced, make):
     assert len(as_traced) == 2
 
 
+def of_each(name):
+    """The settings of a parameter, by its name."""
+    return {"lr": 0.1 if name == "rate" else 0.01, "betas": (0.8, 0.9)}
+
+
+@pytest.mark.parametrize("settings", [{"lr": 0.1}, of_each], ids=["one for all", "each its own"])
+@pytest.mark.parametrize(
+    ("way", "kept"),
+    [((CompiledSVI, SVI), False), ((SVI, CompiledSVI), False), ((SVI, CompiledSVI), True), ((CompiledSVI,) * 2, True)],
+    ids=["to a file", "from a file", "from steps of Pyro's", "from steps of ours"],
+)
+def test_the_state_of_pyros_optimizer(as_traced, settings, way, kept, tmp_path):
+    """What one has learned of gradients, the other goes on with."""
+    losses = []
+    for kinds in (way, (SVI, SVI)):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        optim, found = pyro.optim.Adam(settings), []
+        for kind in kinds:
+            svi = kind(poisson, gamma, optim, TraceMeanField_ELBO())
+            found += [svi.step(COUNTS) for _ in range(4)]
+            if not kept:
+                optim.save(tmp_path / "state.pt")
+                optim = pyro.optim.Adam(settings)
+                optim.load(tmp_path / "state.pt")
+        losses.append(found)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and as_traced
+
+
 @dataclasses.dataclass
 class Batch:
     counts: torch.Tensor
@@ -302,15 +331,16 @@ def test_equal_arguments_of_other_types_have_graphs_of_their_own(as_traced):
     assert len(as_traced) == 3
 
 
+@pytest.mark.parametrize("settings", [{"lr": 0.1}, of_each], ids=["one for all", "each its own"])
 @pytest.mark.parametrize("what", ["all", "one", "of another program"])
-def test_parameters_that_the_store_has_no_more(as_traced, what):
+def test_parameters_that_the_store_has_no_more(as_traced, what, settings):
     """Cleared between runs, as notebooks do, or given another value: as by Pyro."""
     ends = []
     for kind in (SVI, CompiledSVI):
         pyro.clear_param_store()
         pyro.param("of another program", torch.tensor(1.0))
         model, guide, loss, args, _ = rejection()
-        svi, losses = kind(model, guide, pyro.optim.Adam({"lr": 0.1}), loss), []
+        svi, losses = kind(model, guide, pyro.optim.Adam(settings), loss), []
         for run in range(3):
             torch.manual_seed(run)
             losses += [svi.step(*args) for _ in range(3)]
