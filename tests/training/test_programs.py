@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pyro
@@ -82,11 +83,9 @@ def poisson(counts):
 
 
 def gamma(counts):
-    a, b = (
-        pyro.param(name, torch.tensor(value), constraint=constraints.positive)
-        for name, value in zip("ab", (2.0, 1.0), strict=True)
-    )
-    pyro.sample("rate", dist.Gamma(a, b))
+    concentration = pyro.param("concentration", torch.tensor(2.0), constraint=constraints.positive)
+    slope = pyro.param("slope", torch.tensor(1.0), constraint=constraints.positive)
+    pyro.sample("rate", dist.Gamma(concentration, slope))
 
 
 def rejection():
@@ -229,7 +228,7 @@ def test_optimizers_of_pyros(as_traced, make):
 
 def of_each(name):
     """The settings of a parameter, by its name."""
-    return {"lr": 0.1 if name == "rate" else 0.01, "betas": (0.8, 0.9)}
+    return {"lr": 0.1 if name == "slope" else 0.01, "betas": (0.8, 0.9)}
 
 
 @pytest.mark.parametrize("settings", [{"lr": 0.1}, of_each], ids=["one for all", "each its own"])
@@ -341,18 +340,20 @@ def test_parameters_that_the_store_has_no_more(as_traced, what, settings):
         pyro.param("of another program", torch.tensor(1.0))
         model, guide, loss, args, _ = rejection()
         svi, losses = kind(model, guide, pyro.optim.Adam(settings), loss), []
-        for run in range(3):
-            torch.manual_seed(run)
-            losses += [svi.step(*args) for _ in range(3)]
-            if what == "all":
-                pyro.clear_param_store()
-            else:
-                pyro.get_param_store()["concentration" if what == "one" else what] = torch.tensor(3.0)
-            losses.append(svi.evaluate_loss(*args))
+        # Of one that has taken fewer steps than the others no graph is made.
+        warned = what == "one" and kind is CompiledSVI
+        with pytest.warns(UserWarning, match="have taken more steps than others") if warned else nullcontext():
+            for run in range(3):
+                torch.manual_seed(run)
+                losses += [svi.step(*args) for _ in range(3)]
+                if what == "all":
+                    pyro.clear_param_store()
+                else:
+                    pyro.get_param_store()["concentration" if what == "one" else what] = torch.tensor(3.0)
+                losses.append(svi.evaluate_loss(*args))
         ends.append((losses, {name: value.detach().clone() for name, value in pyro.get_param_store().items()}))
     agree(*ends)
-    # Of one that has taken fewer steps than the others no graph is made, but for its loss.
-    assert len(as_traced) == {"all": 3, "one": 2, "of another program": 2}[what]
+    assert len(as_traced) == {"all": 3, "one": 1, "of another program": 2}[what]
 
 
 def test_modules_of_which_the_store_is_told_again(as_traced):
