@@ -26,7 +26,7 @@ OPTIONS = {
     "cpp.enable_floating_point_contract_flag": "fast",
     # Of what goes into CUDA graphs and what does not, which `captured` decides: a fifth of a second.
     "graph_partition": False,
-    # Earlier ones move draws, too, each of which has its turn.
+    # Earlier versions move draws, too, each of which has its turn.
     "reorder_for_locality": torch.__version__ >= (2, 15),
 }
 

@@ -205,25 +205,22 @@ class CompiledSVI:
     def _eager_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | tuple[float, ...]:
         with self._autocast(args, kwargs):
             loss, params = self._params(lambda: self.elbo.loss_and_grads(self.model, self.guide, *args, **kwargs))
-        held = STORE.named_parameters().mapping
-        self._stored.update({name: p for name, p in params.items() if held.get(name) is p})
+        self._stored.update({name: p for p in params if (name := STORE.param_name(p)) is not None})
         self._adopt(params)
         loss = _numbers(loss)
         if self.optimizer is not None:
             self._joint().loss = sum(loss) if isinstance(loss, tuple) else loss
-            self._joint()(_once(params))
-            zero_grads(_once(params))
+            self._joint()(params)
+            zero_grads(params)
         self.last = None if self.extra is None else self.extra()
         return loss
 
-    def _adopt(self, params: dict[str, Tensor]) -> None:
+    def _adopt(self, params: list[Tensor]) -> None:
         """Move parameters that turned up, as a Pyro optimizer does; graphs do not know them."""
         if self._whole is None:
             return
-        strangers = set(params.values() if self.optimizer is None else self._joint().strangers(params.values()))
-        if strangers:
+        if new := params if self.optimizer is None else self._joint().strangers(params):
             self._forget()
-            new = {name: p for name, p in params.items() if p in strangers}
             self.optimizer = self._whole.add(self.optimizer, new)
 
     def _autocast(self, args: tuple[Any, ...], kwargs: dict[str, Any], **options: bool) -> torch.autocast:
@@ -269,7 +266,7 @@ class CompiledSVI:
             loss, params = self._params(lambda: self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs))
         extra, self._layout = pytree.tree_flatten(() if self.extra is None else self.extra())
         self._extras = len(extra)
-        params = [p for p in _once(params) if p.requires_grad]
+        params = [p for p in params if p.requires_grad]
         found = torch.autograd.grad(loss, params, allow_unused=True)
         gradients = {p: g for p, g in zip(params, found, strict=True) if g is not None}
         if self.clip_norm is not None and self._inside:
@@ -288,16 +285,12 @@ class CompiledSVI:
     def _value(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
         return (self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs).detach(),)
 
-    def _params(self, run: Callable[[], Any]) -> tuple[Any, dict[str, Tensor]]:
+    def _params(self, run: Callable[[], Any]) -> tuple[Any, list[Tensor]]:
         """What ``run`` returns, and the parameters that it told Pyro of."""
         with poutine.trace(param_only=True) as capture:
             result = run()
-        return result, {name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()}
-
-
-def _once(params: dict[str, Tensor]) -> list[Tensor]:
-    """Each of them, whatever names it has."""
-    return list({id(p): p for p in params.values()}.values())
+        params = [site["value"].unconstrained() for site in capture.trace.nodes.values()]
+        return result, list({id(p): p for p in params}.values())
 
 
 def _numbers(loss: Any) -> float | tuple[float, ...]:  # noqa: ANN401 - a tensor, a number or some of them

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyro
 from pyro.optim import PyroLRScheduler, PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
@@ -28,11 +29,11 @@ class Whole:
             )
         self.optim = optim
 
-    def add(self, optimizer: Optimizer | None, params: dict[str, Tensor]) -> Optimizer:
-        """The optimizer, or a new one, with parameters of these names, their settings, and states where Pyro's has
-        some, of earlier steps or of a file."""
+    def add(self, optimizer: Optimizer | None, params: list[Tensor]) -> Optimizer:
+        """The optimizer, or a new one, with these parameters, their settings, and states where Pyro's has some, of
+        earlier steps or of a file."""
         alike: list[tuple[dict[str, Any], list[Tensor]]] = []
-        for p in {id(p): p for p in params.values()}.values():
+        for p in params:
             settings = self.optim._get_optim_args(p)
             group = next((group for same, group in alike if same == settings), None)
             if group is None:
@@ -45,13 +46,13 @@ class Whole:
         else:
             for group in groups:
                 optimizer.add_param_group(group)
-        for name, p in params.items():
-            self._restore(optimizer, name, p)
+        for p in params:
+            self._restore(optimizer, p)
         return optimizer
 
-    def _restore(self, optimizer: Optimizer, name: str, p: Tensor) -> None:
+    def _restore(self, optimizer: Optimizer, p: Tensor) -> None:
         earlier, part = self.optim.optim_objs.get(p), Part(optimizer, p)
-        waiting = self.optim._state_waiting_to_be_consumed.pop(name, None)
+        waiting = self.optim._state_waiting_to_be_consumed.pop(pyro.get_param_store().param_name(p), None)
         if state := waiting or (earlier and earlier.state_dict()):
             optimizer.state[p] = dict(state["state"].get(0, {}))
             part.group().update({key: value for key, value in state["param_groups"][0].items() if key != "params"})

@@ -261,13 +261,11 @@ class Batch:
 
 
 def of_numpy():
-    return (
-        lambda counts: poisson(torch.as_tensor(counts)), lambda counts: gamma(None), Trace_ELBO(), (COUNTS.numpy(),), {}
-    )  # fmt: skip
+    return lambda counts: poisson(torch.as_tensor(counts)), gamma, Trace_ELBO(), (COUNTS.numpy(),), {}
 
 
 def of_an_object():
-    return lambda batch: poisson(batch.counts), lambda batch: gamma(None), Trace_ELBO(), (Batch(COUNTS),), {}
+    return lambda batch: poisson(batch.counts), gamma, Trace_ELBO(), (Batch(COUNTS),), {}
 
 
 def growing():
