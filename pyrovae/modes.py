@@ -1,7 +1,9 @@
-"""What a library function must leave as it found it: module modes, random state, param store, validation."""
+"""What a library function must leave as it found it: module modes, random state, param store, validation, garbage
+collection."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -88,3 +90,20 @@ def isolated(seed: int | None, *, validation: bool | None = None) -> Iterator[No
             stack.enter_context(torch.random.fork_rng())
             reseed(seed)
         yield
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Inside: Python looks for no garbage, which takes a second where a million objects are made that stay. Afterwards
+    it does again as before; those objects are among the old ones, which it looks at less often."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            # Otherwise all of them were looked at now; what the user has frozen stays frozen.
+            if not gc.get_freeze_count():
+                gc.freeze()
+                gc.unfreeze()
+            gc.enable()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from pyrovae.modes import uncollected
 from pyrovae.training.agreement import disagreement
 from pyrovae.training.captured import Captured, recordable
 from pyrovae.training.inductor import compiled, warming
@@ -99,7 +100,8 @@ class Traced:
                 return machine
         if call.shape not in self._compiled:
             self._count(call)
-        made = self._compile(call)
+        with uncollected():
+            made = self._compile(call)
         self._compiled.setdefault(call.shape, []).append(made)
         return made[1]
 
