@@ -197,8 +197,8 @@ def test_contract(triple, same, tmp_path):
     prior, posterior, likelihood = triple
     trained = None
     # What breaks on the way breaks in float32, from which float64 goes on. Adam moves each parameter by about lr, so
-    # 10 steps go as far as the 50 smaller ones of test_every_triple; with two particles each, they draw as 20 would.
-    stages = list(zip(DTYPES, (10, 3), (0.05, 0.025), (2, 1), strict=True))
+    # 5 steps go as far as the 50 smaller ones of test_every_triple; with four particles each, they draw as 20 would.
+    stages = list(zip(DTYPES, (5, 3), (0.1, 0.025), (4, 1), strict=True))
     for dtype, steps, lr, particles in stages if triple in IN_BOTH else stages[:1]:
         vae, data = build(prior, posterior, likelihood, dtype=dtype)
         if trained is not None:
@@ -210,9 +210,11 @@ def test_contract(triple, same, tmp_path):
         gradients_are_finite(vae, data, posterior)
         trained = copy.deepcopy(vae.state_dict())
     check_sampling(vae, data)
-    check_export(vae, data)
-    parts = dict(zip(("prior", "posterior", "likelihood"), map(piece, triple), strict=True))
-    check_saving(vae, data, tmp_path, parts, same)
+    if triple in IN_BOTH:
+        # A file and an export have each part by itself, whatever the others are.
+        check_export(vae, data)
+        parts = dict(zip(("prior", "posterior", "likelihood"), map(piece, triple), strict=True))
+        check_saving(vae, data, tmp_path, parts, same)
 
 
 @pytest.mark.slow
@@ -246,9 +248,11 @@ def test_evaluation(pair):
     assert np.isfinite(evaluation.units["variance"]).all()
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian(scale=network)"])
+SMOOTH = [p for p, kind in PRIORS.items() if kind not in ("pairs", "one hot", "sphere") and "relaxed" not in kind]
+
+
 @pytest.mark.parametrize(
-    "prior", [p for p, kind in PRIORS.items() if kind not in ("pairs", "one hot", "sphere") and "relaxed" not in kind]
+    ("prior", "likelihood"), list(zip(SMOOTH, itertools.cycle(["bernoulli", "gaussian(scale=network)"]), strict=False))
 )
 def test_nuts_samples_z(prior, likelihood):
     """The model alone, without its guide, is one that NUTS takes, on whatever support z lives."""

@@ -1,6 +1,7 @@
 """Several layers of latents, against the closed forms of a linear-Gaussian chain z2 -> z1 -> x."""
 
 import copy
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -156,8 +157,11 @@ def test_annealing_where_the_top_is_positive_is_the_integral():
     assert ((value - log_p).abs() < 4 * error + 0.01).all()
 
 
-@pytest.mark.parametrize("inference", DIRECTIONS)
-@pytest.mark.parametrize("method", ["guide", "sir", "hmc", "nuts"])
+# Of the guide chains know where to start and how far to go at first: each in one direction.
+@pytest.mark.parametrize(
+    ("method", "inference"),
+    [*itertools.product(["guide", "sir"], DIRECTIONS), *zip(["hmc", "nuts"], DIRECTIONS, strict=True)],
+)
 def test_draws_of_the_posterior_are_those_of_the_closed_form(method, inference):
     case = exact(inference, **({} if method == "guide" else {"stretch": 1.5, "move": 0.3}))
     settings = {"num_samples": 200, "num_chains": 1} if method == "nuts" else {"num_samples": 500, "num_chains": 4}
