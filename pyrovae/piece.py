@@ -87,5 +87,8 @@ class Piece(nn.Module):
 
     def split(self, params: Tensor) -> tuple[Tensor, ...]:
         """``params`` of shape ``(..., n)`` as ``numbers`` tensors of shape ``(..., *event_shape)``."""
+        if self.numbers == 1:
+            # As a view, the gradient of which is one, too; that of unbind is a copy.
+            return (params.reshape(*params.shape[:-1], *self.event_shape),)
         shape = params.shape[:-1] + (self.numbers, *self.event_shape)
         return params.reshape(shape).unbind(-1 - len(self.event_shape))

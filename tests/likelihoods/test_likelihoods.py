@@ -43,6 +43,16 @@ def test_bernoulli_sums_over_the_event():
     assert torch.equal(p.mean, torch.full((5, 4, 2, 3), 0.5))
 
 
+def test_one_number_for_each_element_is_a_view_of_what_the_network_gives():
+    """Its gradient is not copied, which it would be in parts."""
+    params = torch.arange(24.0).reshape(2, 2, 6).requires_grad_()
+    (logits,) = built(likelihoods.Bernoulli(), (2, 3)).split(params)
+    assert logits.shape == (2, 2, 2, 3) and logits.data_ptr() == params.data_ptr()
+    slope = torch.ones_like(logits)
+    (gradient,) = torch.autograd.grad(logits, params, slope)
+    assert gradient.data_ptr() == slope.data_ptr()
+
+
 def test_bernoulli_relaxed_warns_and_gives_the_cross_entropy():
     with pytest.warns(UserWarning, match="relaxed Bernoulli is no density"):
         piece = built(likelihoods.Bernoulli(relaxed=True), (1,))
