@@ -11,6 +11,7 @@ from pyrovae.evaluation.chains import State, state
 from pyrovae.evaluation.coordinates import Coordinates, Rows
 from pyrovae.training.batches import bounds
 from pyrovae.training.traced import NotTraceable, Traced
+from pyrovae.training.weak import weakly
 from pyrovae.vae import VAE
 
 WORTH = 7000.0
@@ -50,7 +51,7 @@ class States:
         self.refused = False
         # Some rows' coordinates, in which those of the inputs of a graph are made.
         self._space: Coordinates
-        self._traced = Traced(self._value_and_slope, most=MOST)
+        self._traced = Traced(weakly(self._value_and_slope), most=MOST)
 
     def __call__(self, space: Coordinates, u: Tensor, beta: Tensor | None = None) -> State:
         """The states of chains at u ``(K, B, D)``."""

@@ -22,6 +22,7 @@ from pyrovae.config import PRECISIONS
 from pyrovae.training import update
 from pyrovae.training.optimizers import Joint
 from pyrovae.training.traced import Call, NotTraceable, Traced
+from pyrovae.training.weak import weakly
 from pyrovae.training.whole import Whole
 
 Program = Callable[..., Any]
@@ -94,8 +95,8 @@ class CompiledSVI:
         self._rates: list[Tensor] = []
         self._steps: update.Steps | None = None
         self._inside = False
-        self._traced = Traced(self._graph)
-        self._loss = Traced(self._value)
+        self._traced = Traced(weakly(self._graph))
+        self._loss = Traced(weakly(self._value))
         self._seen: set[Any] = set()
         self._stored: dict[str, Tensor] = {}
         self._all: tuple[Tensor, ...] = ()
@@ -174,7 +175,7 @@ class CompiledSVI:
         """All graphs, and what is done after them."""
         if self._rates:
             self._renew()
-        self._loss, self._moving = Traced(self._value), None
+        self._loss, self._moving = Traced(weakly(self._value)), None
         self._seen.clear()
 
     def _check(self) -> None:
@@ -240,7 +241,7 @@ class CompiledSVI:
             if self._inside:
                 update.start(self.optimizer)
             self._rates, self._steps = [update.rates(group) for group in groups], update.Steps(self.optimizer)
-            self._loaded = self.optimizer.register_load_state_dict_post_hook(self._renew)
+            self._loaded = self.optimizer.register_load_state_dict_post_hook(weakly(self._renew))
         if self._inside:
             if (taken := self._steps.taken()) is None:
                 raise NotTraceable("some parameters have taken more steps than others")
@@ -257,7 +258,7 @@ class CompiledSVI:
 
     def _renew(self, *_: object) -> None:
         """The optimizer has been given another state, of which graphs know nothing."""
-        self._rates, self._traced = [], Traced(self._graph)
+        self._rates, self._traced = [], Traced(weakly(self._graph))
         self._loaded.remove()
 
     def _graph(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401

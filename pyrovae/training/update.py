@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from pyrovae.training.weak import weakly
+
 Update = Callable[[Tensor, Tensor, Tensor, dict[str, Any], dict[str, Any]], None]
 """Moves a parameter, by its gradient, the `rates` of its group, its state and the group."""
 
@@ -63,7 +65,7 @@ class Steps:
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer, self._one, self._next = optimizer, None, -1.0
         self._free: list[bool] = []
-        optimizer.register_step_post_hook(self._forget)
+        optimizer.register_step_post_hook(weakly(self._forget))
 
     def taken(self) -> float | None:
         """Of those that have a gradient, one number; None where they differ. Who has taken none, though it could, takes
