@@ -38,7 +38,7 @@ def test_a_model_that_was_fitted(tiny, as_traced, no_collection, compile):
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_an_optimizer_goes_on_without_the_svi(tiny, as_traced, no_collection, steps):
-    """And is not what keeps it: all that it is told of are steps and states that are not Pyro's."""
+    """It takes steps and states of its own, and does not keep the svi, which had asked to hear of both."""
     vae, seen = made(tiny)
     adam = torch.optim.Adam(vae.parameters(), lr=0.01)
     svi = pyrovae.CompiledSVI(vae.model, vae.guide, adam, Trace_ELBO())
