@@ -56,9 +56,11 @@ def collections():
     gc.enable()
 
 
-def test_garbage_is_looked_for_once_in_the_end(collections):
+@pytest.mark.parametrize("count", [1, 100_000])
+def test_garbage_is_looked_for_once_in_the_end(collections, count):
+    """Little, too, for which Python would not do so yet."""
     with uncollected():
-        rings = [Ring() for _ in range(100_000)]
+        rings = [Ring() for _ in range(count)]
         seen = [weakref.ref(rings[0]), weakref.ref(rings[-1])]
         del rings
         assert not collections and all(ref() for ref in seen)
