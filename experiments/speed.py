@@ -225,6 +225,7 @@ def main() -> None:
     parser.add_argument("--without", nargs="+", default=[], metavar="NAME", help="candidates to leave out")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     # First steps are those of somebody who has compiled none of it before.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ OPTIONS = {
     "reorder_for_locality": torch.__version__ >= (2, 15),
 }
 
+_ONE_AT_A_TIME = Lock()
+"""Threads that ask for the instructions of the CPU."""
+
 
 def compiled(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
     """The graph as machine code.
@@ -50,6 +53,7 @@ def compiled(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., tuple[Te
         if not _overlap(inputs):
             with suppress(Exception):
                 return _inner(graph, examples, mode)
+        _instructions()
         if hasattr(torch._inductor, "compile"):
             return torch._inductor.compile(graph, examples)
         return torch.compile(graph, fullgraph=True, dynamic=False, options=OPTIONS)
@@ -70,6 +74,7 @@ def _inner(graph: GraphModule, examples: list[Tensor], mode: FakeTensorMode) -> 
 
     with V.set_fake_mode(mode):
         pure = make_fx(torch.func.functionalize(graph), select_decomp_table(), "fake")(*examples)
+        _instructions()
         code = compile_fx_inner(pure, examples, is_inference=True)
     return lambda *inputs: tuple(code(list(inputs)))
 
@@ -104,14 +109,37 @@ def warming() -> Iterator[None]:
         import torch.utils.cpp_extension
     with torch._inductor.config.patch(OPTIONS):
         for question in (_compiler, _editions):
-            Thread(target=copy_context().run, args=(question,), daemon=True).start()
+            _thread(question)
         yield
+
+
+def _thread(function: Callable[[], object]) -> Thread:
+    """Runs the function, under torch's options of now."""
+    thread = Thread(target=copy_context().run, args=(function,), daemon=True)
+    thread.start()
+    return thread
+
+
+def _instructions() -> None:
+    """Which vector instructions the CPU and the C++ compiler have.
+
+    Torch tries each set by files of C++, one after the other: nine seconds, once on a machine, where there are AVX-512
+    and AMX. A set changes its own flags for a while as it is tried, so that no two threads may ask for the same.
+    """
+    with _ONE_AT_A_TIME, suppress(Exception):
+        from torch._inductor.cpu_vec_isa import supported_vec_isa_list, x86_isa_checker
+
+        here = set(x86_isa_checker())
+        sets = [one for one in supported_vec_isa_list if here.issuperset(str(one).split())]
+        for thread in [_thread(one.__bool__) for one in sets]:
+            thread.join()
 
 
 def _compiler() -> None:
     """What C++ for this CPU needs."""
     from torch._inductor.codecache import CppPythonBindingsCodeCache
 
+    _instructions()
     with suppress(Exception):
         # What it returns would wait for a compiler.
         CppPythonBindingsCodeCache.load_pybinding_async([], HEADER, extra_flags=linking())
