@@ -3,9 +3,11 @@ r"""Elementary functions of float32 numbers as polynomials, of which Inductor ma
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -112,3 +114,33 @@ def teach() -> None:
 
     for op, inner in ((torch.ops.pyrovae.exp, exp), (torch.ops.pyrovae.log1p, log1p)):
         register_lowering(op.default, type_promotion_kind=None)(partial(lower, inner))
+
+
+@contextmanager
+def in_registers() -> Iterator[None]:
+    """Inside: loops take the bits of float32 and int32 numbers for those of the other type where they are. Inductor
+    writes them to memory, and reads them as what they shall be, in two halves where there is AVX-512, for which the CPU
+    waits longer than an exponential takes.
+
+    Inductor's parts are not public: where torch has others, bits go through memory as they did.
+    """
+    try:
+        from torch._inductor.codegen.cpp import DTYPE_TO_CPP, CppVecOverrides
+        from torch._inductor.virtualized import V
+
+        by_memory = CppVecOverrides.to_dtype_bitcast
+    except (ImportError, AttributeError):
+        yield
+        return
+
+    def to_dtype_bitcast(a: Value, dtype: torch.dtype, source: torch.dtype) -> Value:
+        if {dtype, source} != {torch.float32, torch.int32}:
+            return by_memory(a, dtype, source)
+        name, count = DTYPE_TO_CPP[dtype], V.kernel._get_num_vectors(dtype)
+        if count == 1:
+            return f"at::vec::cast<{name}>({a})"
+        each = f"for (int i = 0; i < {count}; i++) all[i] = at::vec::cast<{name}>({a}[i]);"
+        return f"[&]() {{ at::vec::VectorizedN<{name}, {count}> all; {each} return all; }}()"
+
+    with mock.patch.object(CppVecOverrides, "to_dtype_bitcast", staticmethod(to_dtype_bitcast)):
+        yield

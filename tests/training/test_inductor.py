@@ -256,3 +256,18 @@ def test_exp(least, most, shift):
         found = function(torch.cat([a, torch.tensor([torch.nan])]))
         assert found[-1].isnan() and found.dtype == torch.float32
         assert np.abs(found[:-1].double().numpy() / exact - 1).max() < 2.5 * EPS
+
+
+@pytest.mark.parametrize("beside", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("size", [1000, 1003])
+def test_exp_beside_other_types(beside, size, files):
+    """Where one loop has vectors of several types, float32 fills one or two of them. Bits stay in registers."""
+    a, other = torch.linspace(-20, 20, size), torch.linspace(1, 2, size, dtype=beside)
+    machine = traced.Traced(lambda a, other: (elementary.exp(a, -87.0, 87.0) * other, other + 1))
+    found, more = machine(a, other)
+    exact = np.exp(a.double().numpy()) * other.double().numpy()
+    assert np.abs(found.double().numpy() / exact - 1).max() < 3 * EPS
+    torch.testing.assert_close(more, other + 1)
+    text = "".join(file.read_text() for file in files())
+    assert "vec::cast<float>" in text and "tmpbuf" not in text
+    assert ("VectorizedN<int32_t, 2>" in text) == (beside == torch.bfloat16)
