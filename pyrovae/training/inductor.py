@@ -109,30 +109,24 @@ def warming() -> Iterator[None]:
         import torch.utils.cpp_extension
     with torch._inductor.config.patch(OPTIONS):
         for question in (_compiler, _editions):
-            _thread(question)
+            Thread(target=copy_context().run, args=(question,), daemon=True).start()
         yield
-
-
-def _thread(function: Callable[[], object]) -> Thread:
-    """Runs the function, under torch's options of now."""
-    thread = Thread(target=copy_context().run, args=(function,), daemon=True)
-    thread.start()
-    return thread
 
 
 def _instructions() -> None:
     """Which vector instructions the CPU and the C++ compiler have.
 
-    Torch tries each set by files of C++, one after the other: nine seconds, once on a machine, where there are AVX-512
-    and AMX. A set changes its own flags for a while as it is tried, so that no two threads may ask for the same.
+    Torch tries each set by files of C++, for nine seconds where there are AVX-512 and AMX, once on a machine. Where the
+    largest set passes, its parts need no file of their own. A set changes its own flags for a while as it is tried, so
+    that no two threads may ask for the same.
     """
     with _ONE_AT_A_TIME, suppress(Exception):
-        from torch._inductor.cpu_vec_isa import supported_vec_isa_list, x86_isa_checker
+        from torch._inductor.cpu_vec_isa import supported_vec_isa_list, valid_vec_isa_list, x86_isa_checker
 
         here = set(x86_isa_checker())
-        sets = [one for one in supported_vec_isa_list if here.issuperset(str(one).split())]
-        for thread in [_thread(one.__bool__) for one in sets]:
-            thread.join()
+        largest = next((one for one in supported_vec_isa_list if here.issuperset(str(one).split())), None)
+        with torch._inductor.config.patch({"cpp.vec_isa_ok": True if largest else None}):
+            valid_vec_isa_list()
 
 
 def _compiler() -> None:

@@ -16,56 +16,55 @@ FLAGS = "print([one.build_arch_flags() for one in isa.valid_vec_isa_list()], isa
 
 
 class Slow(isa.VecAVX2):
-    """Vector instructions that take a while to try, and say how many try them, and any, at once."""
+    """Vector instructions that take a while to try, and keep how many threads did so at once, at most."""
 
-    lock, trying, most, seconds = Lock(), 0, 0, 0.2
+    lock, seconds = Lock(), 0.2
     __eq__, __hash__ = object.__eq__, object.__hash__
 
-    def __init__(self):
-        self.asked, self.at_once = 0, 0
+    def __init__(self, passes=True):
+        self.passes, self.trying, self.at_once = passes, 0, 0
 
-    @cache  # noqa: B019 - as torch's own
-    def __bool__(self):
+    def check_build(self, code):
         with self.lock:
-            self.asked, Slow.trying = self.asked + 1, Slow.trying + 1
-            self.at_once, Slow.most = max(self.at_once, self.asked), max(Slow.most, Slow.trying)
+            self.trying += 1
+            self.at_once = max(self.at_once, self.trying)
         time.sleep(self.seconds)
         with self.lock:
-            self.asked, Slow.trying = self.asked - 1, Slow.trying - 1
-        return True
+            self.trying -= 1
+        return self.passes
 
 
-@pytest.fixture
-def slow(monkeypatch):
-    sets = [Slow(), Slow()]
+@pytest.fixture(params=[True, False])
+def slow(monkeypatch, request):
+    sets = [Slow(request.param), Slow(), Slow()]
     monkeypatch.setattr(isa, "supported_vec_isa_list", sets)
     monkeypatch.setattr(isa, "x86_isa_checker", lambda: ["avx2"])
-    # Found out for the first time.
-    monkeypatch.setattr(isa, "valid_vec_isa_list", isa.valid_vec_isa_list.__wrapped__)
-    monkeypatch.setattr(Slow, "most", 0)
+    # As where nobody has asked.
+    monkeypatch.setattr(isa, "valid_vec_isa_list", cache(isa.valid_vec_isa_list.__wrapped__))
     return sets
 
 
-def test_sets_of_instructions_are_tried_side_by_side_each_by_one_thread(slow):
+def test_the_largest_set_is_tried_by_one_thread_and_its_parts_where_it_fails(slow):
     threads = [Thread(target=inductor._instructions) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [one.at_once for one in slow] == [1, 1]
-    assert Slow.most == 2
+    largest, *parts = slow
+    assert [one.at_once for one in slow] == ([1, 0, 0] if largest.passes else [1, 1, 1])
+    assert isa.valid_vec_isa_list() == (slow if largest.passes else parts)
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_compiling_waits_for_them(slow, shared, monkeypatch):
     """So that torch does not try those that a thread is trying, whichever of its entries is asked."""
-    monkeypatch.setattr(Slow, "seconds", 3.0)
+    monkeypatch.setattr(Slow, "seconds", 3.0 if slow[0].passes else 1.0)
     x = torch.ones(4)
     inputs = [x, x if shared else torch.ones(4)]
     with inductor.warming():
         time.sleep(0.1)
         step = inductor.compiled(symbolic_trace(lambda a, b: (a + b,)), inputs)
-    assert [one.at_once for one in slow] == [1, 1]
+    assert max(one.at_once for one in slow) == 1
     assert torch.equal(step(*inputs)[0], torch.full((4,), 2.0))
 
 
