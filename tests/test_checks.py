@@ -194,8 +194,14 @@ def test_kinds_of_data_give_the_same_numbers(make, kind, dtype):
 
     got, history = numbers(ACCEPTED[kind])
     expected, expected_history = numbers(GOOD)
-    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
-    pd.testing.assert_frame_equal(history, expected_history, check_exact=True)
+    if kind != "not contiguous":
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+        pd.testing.assert_frame_equal(history, expected_history, check_exact=True)
+    else:
+        # A product with a transposed matrix is summed in another order on some processors.
+        rounding = 50 * torch.finfo(dtype).eps
+        assert all(torch.allclose(a, b.to(a), rounding, rounding) for a, b in zip(got, expected, strict=True))
+        pd.testing.assert_frame_equal(history, expected_history, rtol=rounding, atol=rounding)
 
 
 def test_data_come_in_the_dtype_of_the_model(make):

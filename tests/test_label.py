@@ -221,7 +221,8 @@ def test_a_number_as_the_label():
     y = x @ torch.tensor([1.0, -2.0, 0.5]) / 2 + 0.1 * torch.randn(200)
     vae = VAE((3,), 2, likelihood="gaussian", label="real", label_weight=10.0)
     labels = torch.where(torch.arange(200) < 50, y, NAN)
-    pyrovae.fit(vae, x, labels, epochs=60, lr=3e-3, progress=False)
+    # In larger steps a normal of little noise comes and goes, and where it is at the end is chance.
+    pyrovae.fit(vae, x, labels, epochs=100, batch_size=32, lr=5e-4, progress=False)
     assert np.corrcoef(vae.predict(x), y)[0, 1] > 0.9
 
 

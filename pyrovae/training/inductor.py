@@ -53,7 +53,8 @@ def compiled(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., tuple[Te
         if not _overlap(inputs):
             with suppress(Exception):
                 return _inner(graph, examples, mode)
-        _instructions()
+        if any(tensor.is_cpu for tensor in inputs):
+            _instructions()
         if hasattr(torch._inductor, "compile"):
             return torch._inductor.compile(graph, examples)
         return torch.compile(graph, fullgraph=True, dynamic=False, options=OPTIONS)
@@ -74,7 +75,8 @@ def _inner(graph: GraphModule, examples: list[Tensor], mode: FakeTensorMode) -> 
 
     with V.set_fake_mode(mode):
         pure = make_fx(torch.func.functionalize(graph), select_decomp_table(), "fake")(*examples)
-        _instructions()
+        if any(tensor.is_cpu for tensor in examples):
+            _instructions()
         code = compile_fx_inner(pure, examples, is_inference=True)
     return lambda *inputs: tuple(code(list(inputs)))
 

@@ -84,8 +84,10 @@ def test_pt2(tiny, tmp_path, settings):
         given, expected = inputs(vae, rows)
         found = program(*given)
         assert found.shape == expected.shape == (rows, *vae.event_shape) and not found.requires_grad
-        # Convolutions with and without a gradient are summed in another order.
-        assert (found - expected).abs().max() <= 1e-6 * expected.abs().max().clamp_min(1)
+        # Convolutions with and without a gradient are summed in another order; the mean of a continuous Bernoulli is
+        # 5e-7 off by itself, at logits of 0.2, where two numbers of size 10 cancel.
+        most = 3e-6 if settings.get("likelihood") == "continuous_bernoulli" else 1e-6
+        assert (found - expected).abs().max() <= most * expected.abs().max().clamp_min(1)
     assert expected.std(0).max() > 0.01
     slope = torch.autograd.grad(program(given[0].requires_grad_(), *given[1:]).square().sum(), given[0])[0]
     assert slope.isfinite().all() and slope.abs().max() > 1e-3
