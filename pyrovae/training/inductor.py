@@ -85,7 +85,7 @@ def _inner(graph: GraphModule, examples: list[Tensor], mode: FakeTensorMode) -> 
 def _remembered() -> Iterator[FakeTensorMode]:
     """Inside, with what stands for tensors there: what was compiled in another run is found on the disk. Inductor looks
     for graphs alone that were traced where shapes may be symbols, and does not see what an operation of ours is lowered
-    to."""
+    to, nor for how long vectors loops were written, which differ where machines share a disk."""
     # Importing them takes half a second.
     import torch.compiler.config
     from torch._guards import TracingContext, tracing
@@ -94,7 +94,8 @@ def _remembered() -> Iterator[FakeTensorMode]:
     config, tag = torch.compiler.config, nullcontext()
     if hasattr(config, "cache_key_tag"):
         edition = hashlib.sha256(Path(elementary.__file__).read_bytes()).hexdigest()
-        tag = config.patch(cache_key_tag=config.cache_key_tag + edition)
+        vectors = torch.backends.cpu.get_cpu_capability()
+        tag = config.patch(cache_key_tag=config.cache_key_tag + edition + vectors)
     mode = FakeTensorMode(shape_env=ShapeEnv())
     with tag, tracing(TracingContext(mode)):
         yield mode

@@ -124,6 +124,15 @@ def test_what_was_compiled_with_another_exponential_is_not_found(files, monkeypa
     assert looked_up() == (0, 2)
 
 
+def test_what_was_compiled_for_other_vectors_is_not_found(files, monkeypatch):
+    """Torch by itself finds it, and takes loops of 16 numbers for those of 8: other numbers."""
+    a = torch.randn(4)
+    traced.Traced(lambda a: (torch.tanh(a),))(a)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
+    traced.Traced(lambda a: (torch.tanh(a),))(a)
+    assert looked_up() == (0, 2)
+
+
 @pytest.mark.parametrize("place", ["output", "state"])
 def test_machine_code_with_other_numbers_is_refused(place, monkeypatch):
     """As of a torch that loses an operation; of rounding, and of draws that a seed decides, nothing is said."""
