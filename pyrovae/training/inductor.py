@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from pathlib import Path
 from threading import Lock, Thread
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -119,16 +120,21 @@ def warming() -> Iterator[None]:
 def _instructions() -> None:
     """Which vector instructions the CPU and the C++ compiler have.
 
-    Torch tries each set by files of C++, for nine seconds where there are AVX-512 and AMX, once on a machine. Where the
-    largest set passes, its parts need no file of their own. A set changes its own flags for a while as it is tried, so
-    that no two threads may ask for the same.
+    Torch tries each set by files of C++, for nine seconds where there are AVX-512 and AMX, once on a machine. It begins
+    with the largest set; a file that passes with it would pass with its parts, for which it is not tried again. A set
+    changes its own flags for a while as it is tried, so that no two threads may ask for the same.
     """
     with _ONE_AT_A_TIME, suppress(Exception):
-        from torch._inductor.cpu_vec_isa import supported_vec_isa_list, valid_vec_isa_list, x86_isa_checker
+        from torch._inductor.cpu_vec_isa import VecISA, valid_vec_isa_list
 
-        here = set(x86_isa_checker())
-        largest = next((one for one in supported_vec_isa_list if here.issuperset(str(one).split())), None)
-        with torch._inductor.config.patch({"cpp.vec_isa_ok": True if largest else None}):
+        alone, passed = VecISA.check_build, set()
+
+        def check_build(instructions: VecISA, code: str) -> bool:
+            if code not in passed and alone(instructions, code):
+                passed.add(code)
+            return code in passed
+
+        with mock.patch.object(VecISA, "check_build", check_build):
             valid_vec_isa_list()
 
 

@@ -16,55 +16,76 @@ FLAGS = "print([one.build_arch_flags() for one in isa.valid_vec_isa_list()], isa
 
 
 class Slow(isa.VecAVX2):
-    """Vector instructions that take a while to try, and keep how many threads did so at once, at most."""
+    """A set of vector instructions, and what was tried with it."""
 
-    lock, seconds = Lock(), 0.2
     __eq__, __hash__ = object.__eq__, object.__hash__
 
-    def __init__(self, passes=True):
-        self.passes, self.trying, self.at_once = passes, 0, 0
+    def __init__(self, *codes, without=()):
+        self.codes, self.without, self.tried = codes, without, []
+
+    def __bool__(self):
+        return all([self.check_build(code) for code in self.codes])
+
+
+@pytest.fixture
+def tries(monkeypatch):
+    """How many there were at once, of each: it takes a while."""
+    lock, now, tries = Lock(), [], []
 
     def check_build(self, code):
-        with self.lock:
-            self.trying += 1
-            self.at_once = max(self.at_once, self.trying)
-        time.sleep(self.seconds)
-        with self.lock:
-            self.trying -= 1
-        return self.passes
+        with lock:
+            self.tried.append(code)
+            now.append(code)
+            tries.append(len(now))
+        time.sleep(0.2)
+        with lock:
+            now.remove(code)
+        return code not in self.without
 
-
-@pytest.fixture(params=[True, False])
-def slow(monkeypatch, request):
-    sets = [Slow(request.param), Slow(), Slow()]
-    monkeypatch.setattr(isa, "supported_vec_isa_list", sets)
+    monkeypatch.setattr(isa.VecISA, "check_build", check_build)
     monkeypatch.setattr(isa, "x86_isa_checker", lambda: ["avx2"])
     # As where nobody has asked.
     monkeypatch.setattr(isa, "valid_vec_isa_list", cache(isa.valid_vec_isa_list.__wrapped__))
-    return sets
+    return tries
 
 
-def test_the_largest_set_is_tried_by_one_thread_and_its_parts_where_it_fails(slow):
+def ask_in_threads():
     threads = [Thread(target=inductor._instructions) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    largest, *parts = slow
-    assert [one.at_once for one in slow] == ([1, 0, 0] if largest.passes else [1, 1, 1])
-    assert isa.valid_vec_isa_list() == (slow if largest.passes else parts)
+
+
+@pytest.mark.parametrize(
+    ("without", "valid", "tried"),
+    [
+        ([], [0, 1, 2], [["all", "more", "most"], [], []]),
+        # A part has what passed with the largest, and is asked the rest.
+        (["most"], [1, 2], [["all", "more", "most"], [], []]),
+        (["more", "most"], [1, 2], [["all", "more", "most"], ["more"], []]),
+        (["all", "more", "most"], [1, 2], [["all", "more", "most"], ["all", "more"], []]),
+    ],
+)
+def test_what_passes_with_the_largest_set_is_not_tried_with_its_parts(without, valid, tried, tries, monkeypatch):
+    sets = [Slow("all", "more", "most", without=without), Slow("all", "more"), Slow("all")]
+    monkeypatch.setattr(isa, "supported_vec_isa_list", sets)
+    ask_in_threads()
+    assert isa.valid_vec_isa_list() == [sets[i] for i in valid]
+    assert [one.tried for one in sets] == tried
+    assert set(tries) == {1}
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_compiling_waits_for_them(slow, shared, monkeypatch):
+def test_compiling_waits_for_them(shared, tries, monkeypatch):
     """So that torch does not try those that a thread is trying, whichever of its entries is asked."""
-    monkeypatch.setattr(Slow, "seconds", 3.0 if slow[0].passes else 1.0)
+    monkeypatch.setattr(isa, "supported_vec_isa_list", [Slow(*range(15))])
     x = torch.ones(4)
     inputs = [x, x if shared else torch.ones(4)]
     with inductor.warming():
         time.sleep(0.1)
         step = inductor.compiled(symbolic_trace(lambda a, b: (a + b,)), inputs)
-    assert max(one.at_once for one in slow) == 1
+    assert set(tries) == {1} and len(tries) >= 15
     assert torch.equal(step(*inputs)[0], torch.full((4,), 2.0))
 
 
