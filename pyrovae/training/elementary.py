@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from typing import Any
 from unittest import mock
@@ -78,6 +78,7 @@ def teach() -> None:
     """Tell Inductor what loops are to contain. As one operation of Inductor's: of a composition of many, it would work
     out each part anew for each use."""
     # They are slow to import, and not public.
+    from torch._inductor.codegen.cpp import CppVecOverrides
     from torch._inductor.lowering import make_pointwise, register_lowering
     from torch._inductor.virtualized import ops
 
@@ -92,12 +93,18 @@ def teach() -> None:
             value = ops.add(ops.mul(value, a), number(c))
         return value
 
+    def at_least(a: Value, least: float) -> Value:
+        # Which is nan where a is. Without it, comparing and choosing are two to four instructions.
+        if hasattr(CppVecOverrides, "fmaximum"):
+            return ops.fmaximum(a, number(least))
+        return ops.where(ops.lt(a, number(least)), number(least), a)
+
     def exp(a: Value, least: float, most: float, shift: int) -> Value:
-        # 2^(n + s) e^r with n = [a / ln 2]. Comparing and choosing are two instructions, and a minimum three, for nan.
+        # 2^(n + s) e^r with n = [a / ln 2].
         if least > -math.inf:
-            a = ops.where(ops.lt(a, number(least)), number(least), a)
+            a = at_least(a, least)
         if most < math.inf:
-            a = ops.where(ops.gt(a, number(most)), number(most), a)
+            a = ops.neg(at_least(ops.neg(a), -most))
         # A large number rounds a / ln 2, and moves n to where the bits of the power of two are taken from.
         moved = ops.add(ops.mul(a, number(1 / math.log(2))), number(EXPONENT + shift))
         n = ops.sub(moved, number(EXPONENT + shift))
@@ -117,21 +124,22 @@ def teach() -> None:
 
 
 @contextmanager
-def in_registers() -> Iterator[None]:
-    """Inside: loops take the bits of float32 and int32 numbers for those of the other type where they are. Inductor
-    writes them to memory, and reads them as what they shall be, in two halves where there is AVX-512, for which the CPU
-    waits longer than an exponential takes.
+def in_few_instructions() -> Iterator[None]:
+    """Inside: of what `teach` has told Inductor, what is one instruction of the CPU is one of the loop.
 
-    Inductor's parts are not public: where torch has others, bits go through memory as they did.
+    Inductor has the bits of a float32 or int32 number written to memory, and read as a number of the other type, in two
+    halves where there is AVX-512, for which the CPU waits longer than an exponential takes; and the larger of two
+    numbers, a where a is nan, as a comparison, a mask, and a choice.
+
+    Inductor's parts are not public: where torch has others, its own stay.
     """
     try:
         from torch._inductor.codegen.cpp import DTYPE_TO_CPP, CppVecOverrides
         from torch._inductor.virtualized import V
-
-        by_memory = CppVecOverrides.to_dtype_bitcast
-    except (ImportError, AttributeError):
+    except ImportError:
         yield
         return
+    by_memory, by_choice = (getattr(CppVecOverrides, name, None) for name in ("to_dtype_bitcast", "fmaximum"))
 
     def to_dtype_bitcast(a: Value, dtype: torch.dtype, source: torch.dtype) -> Value:
         if {dtype, source} != {torch.float32, torch.int32}:
@@ -142,5 +150,11 @@ def in_registers() -> Iterator[None]:
         each = f"for (int i = 0; i < {count}; i++) all[i] = at::vec::cast<{name}>({a}[i]);"
         return f"[&]() {{ at::vec::VectorizedN<{name}, {count}> all; {each} return all; }}()"
 
-    with mock.patch.object(CppVecOverrides, "to_dtype_bitcast", staticmethod(to_dtype_bitcast)):
+    def fmaximum(a: Value, b: Value) -> Value:
+        return f"at::vec::clamp_min({a}, {b})" if a.dtype == torch.float32 else by_choice(a, b)
+
+    with ExitStack() as stack:
+        for function, known in ((to_dtype_bitcast, by_memory), (fmaximum, by_choice)):
+            if known:
+                stack.enter_context(mock.patch.object(CppVecOverrides, function.__name__, staticmethod(function)))
         yield

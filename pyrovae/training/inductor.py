@@ -44,7 +44,7 @@ def compiled(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., tuple[Te
     """
     elementary.teach()
     with (
-        torch.no_grad(), together(), elementary.in_registers(), keeping(graph), _remembered() as mode,
+        torch.no_grad(), together(), elementary.in_few_instructions(), keeping(graph), _remembered() as mode,
         torch._inductor.config.patch(OPTIONS), warnings.catch_warnings(),
     ):  # fmt: skip
         # Of torch, that it will change parts of torch.
