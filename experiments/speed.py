@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -33,7 +32,7 @@ from tqdm import tqdm
 
 import pyrovae
 from pyrovae.evaluation import importance
-from pyrovae.evaluation.weights import LogMarginal, log_mean_weight
+from pyrovae.evaluation.weights import log_mean_weight
 
 SIZES = {
     "digits": Size(64, (32,), 8, 64),
@@ -164,25 +163,29 @@ def evaluation(rows: int) -> pd.DataFrame:
             for weight, output in zip(weights, outputs, strict=True):
                 z = torch.mm(z, weight, out=output)
 
-    def estimates(worth: float, count: int) -> Iterator[LogMarginal]:
-        # What `log_marginal` does, a row at a time.
+    def estimates(worth: float, count: int) -> Iterator[int]:
+        """What `log_marginal` does, some rows at a time; how many."""
         importance.WORTH = worth
-        for _, terms in importance.importance_terms(
-            vae, x[:count], None, size.batch, seed=0, chunk=importance.CHUNK, progress=False
+        chunk = importance.draws_at_once(vae, None)
+        for some, terms in importance.importance_terms(
+            vae, x[:count], None, size.batch, seed=0, chunk=chunk, progress=False
         ):
-            yield log_mean_weight(terms.log_weights)
+            log_mean_weight(terms.log_weights)
+            yield some.stop - some.start
 
     table = []
     for name, worth, count in (("compiled", 0.0, rows), ("eager", math.inf, rows // 10)):
-        values, ours, floor = estimates(worth, count), 0.0, 0.0
+        estimated, ours, floor = estimates(worth, count), 0.0, 0.0
         products(TURN)
-        for _ in tqdm(range(0, count, TURN), desc=name, leave=False):
-            begin = time.perf_counter()
-            for _ in islice(values, TURN):
-                pass
-            between = time.perf_counter()
-            products(TURN)
-            ours, floor = ours + between - begin, floor + time.perf_counter() - between
+        with tqdm(total=count, desc=name, leave=False) as bar:
+            while bar.n < count:
+                begin, turn = time.perf_counter(), 0
+                while turn < min(TURN, count - bar.n):
+                    turn += next(estimated)
+                between = time.perf_counter()
+                products(turn)
+                ours, floor = ours + between - begin, floor + time.perf_counter() - between
+                bar.update(turn)
         table.append(
             {"by": name, "rows": count, "ms_a_row": ours / count * 1e3, "products_ms_a_row": floor / count * 1e3}
         )

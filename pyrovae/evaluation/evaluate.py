@@ -120,7 +120,7 @@ def evaluate(
         num_samples: draws for each row.
         seed: of the draws.
         chunk: draws times rows that go through the decoder at once; memory grows with it.
-            None: as many as take about 256 MB, at most 5,000.
+            None: as many as take about 64 MB, at most 5,000.
         progress: show a progress bar where it takes more than two seconds.
 
     Raises:

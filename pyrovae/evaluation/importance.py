@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from pyro import poutine
@@ -21,10 +21,12 @@ from pyrovae.training.traced import NotTraceable, Traced
 from pyrovae.vae import VAE
 
 CHUNK = 5000
-"""The most draws times rows that go through the decoder at once, those of an L_5000: at 784 pixels, 135 MB with a layer
-of 400 units, and no faster with more."""
-MEMORY = 2**28
-"""Bytes that the tensors of so many draws may take."""
+"""The most draws times rows that go through the decoder at once, those of an L_5000."""
+MEMORY = 2**26
+"""Bytes that the tensors of so many draws may take. With four times as many, which no cache holds, draws of a network
+of convolutions take a third longer."""
+TOGETHER = 16
+"""Times ``chunk``: draws whose weights are looked at together, as each look at few takes longer than they need."""
 PROBE = 16
 """Draws of which the bytes are counted."""
 WORTH = 1e12
@@ -107,8 +109,7 @@ def importance_terms(
     ``x`` and ``condition`` come from `checked`. Memory grows with ``chunk``, not with rows or draws. What takes long is
     compiled, where it can be. Raises FloatingPointError, naming the row, for a weight that is nan or +inf.
     """
-    step = rows_at_once(vae, len(x), num_samples, chunk)
-    draws = math.ceil(num_samples / math.ceil(num_samples / chunk))
+    step, draws = rows_at_once(vae, len(x), num_samples, chunk), _equal_parts(num_samples, chunk)
     compute = _compute(vae, min(step, len(x)), draws, len(x) * num_samples)
     with (
         isolated(seed, validation=False),
@@ -116,17 +117,30 @@ def importance_terms(
         trusted(),
         tqdm(total=len(x), disable=not progress, unit="row", desc="importance sampling", delay=2) as bar,
     ):
-        for rows, part, c in ordered(x, condition, step):
-            parts = [compute(part, c, min(draws, num_samples - start)) for start in range(0, num_samples, draws)]
-            result = Terms(*(torch.cat(part) for part in zip(*parts, strict=True)))
-            wrong = torch.isnan(result.log_weights) | (result.log_weights == torch.inf)
+        for rows, group, c in ordered(x, condition, step * max(1, TOGETHER * chunk // (step * num_samples))):
+            computed = []
+            for part, *given in ordered(group, c, step):
+                computed.append([compute(*given, min(draws, num_samples - i)) for i in range(0, num_samples, draws)])
+                bar.update(part.stop - part.start)
+            result = _joined([_joined(parts) for parts in computed], 1)
+            wrong = ~(result.log_weights.amax(0) < torch.inf)
             if wrong.any():
-                row = rows.start + int(wrong.any(0).nonzero()[0])
+                row = rows.start + int(wrong.nonzero()[0])
                 raise FloatingPointError(
                     f"expected finite log-weights, got nan or inf at row {row}: the model's densities overflow there"
                 )
             yield rows, result
-            bar.update(rows.stop - rows.start)
+
+
+def _equal_parts(num_samples: int, chunk: int) -> int:
+    """At most ``chunk`` draws, of which a number of times makes ``num_samples``, so that one compiled graph does; or
+    what leaves a rest, where that takes more than twice as many parts."""
+    least = math.ceil(num_samples / chunk)
+    return math.ceil(num_samples / next((n for n in range(least, 2 * least) if num_samples % n == 0), least))
+
+
+def _joined(parts: Sequence[Terms], dim: int = 0) -> Terms:
+    return Terms(*(torch.cat(values, dim) for values in zip(*parts, strict=True)))
 
 
 def _compute(vae: VAE, rows: int, draws: int, total: int) -> Callable[[Tensor, Tensor | None, int], Terms]:

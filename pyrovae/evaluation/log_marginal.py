@@ -52,7 +52,7 @@ def log_marginal(
         method: "importance", "psis" or "ais".
         seed: of the draws; the random state of the user is left alone.
         chunk: draws times rows that go through the decoder at once; memory grows with it.
-            None: as many as take about 256 MB, at most 5,000.
+            None: as many as take about 64 MB, at most 5,000.
         progress: show a progress bar where it takes more than two seconds.
 
     Returns:

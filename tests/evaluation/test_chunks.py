@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import pyrovae
+from pyrovae.elbos import Terms
 from pyrovae.evaluation import importance
-from pyrovae.evaluation.importance import CHUNK, draws_at_once
+from pyrovae.evaluation.importance import CHUNK, draws_at_once, importance_terms
 from pyrovae.evaluation.memory import PeakMemory
 
 WIDE = dict(encoder="mlp(hidden=[4])", decoder="mlp(hidden=[500, 500])")
@@ -68,3 +69,62 @@ def test_a_network_of_so_many_rows(monkeypatch):
 def test_what_is_no_number_of_draws(chunk):
     with pytest.raises(ValueError, match="chunk"):
         pyrovae.log_marginal(pyrovae.VAE((4,), 2), torch.ones(3, 4), chunk=chunk)
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "chunk", "parts"),
+    [
+        (5000, 5000, [5000]),
+        (5000, 4096, [2500] * 2),
+        (5000, 2048, [1250] * 4),
+        (400, 4096, [400]),
+        (7, 1, [1] * 7),
+        (5003, 2048, [1668, 1668, 1667]),
+        (100, 64, [50, 50]),
+    ],
+)
+def test_draws_of_a_row_are_computed_in_equal_parts(num_samples, chunk, parts, tiny, monkeypatch):
+    """So that one graph serves them all; of a prime number something is left over."""
+    asked = []
+
+    def terms(model, guide, x, condition, num_samples):
+        asked.append(num_samples)
+        return Terms(*torch.zeros(2, num_samples, len(x)))
+
+    monkeypatch.setattr(importance.elbos, "terms", terms)
+    pyrovae.log_marginal(tiny(), torch.ones(1, 3), num_samples=num_samples, chunk=chunk)
+    assert asked == parts
+
+
+@pytest.mark.parametrize("n", [1, 23, 97])
+@pytest.mark.parametrize("chunk", [7, 150, 401, 4096])
+def test_every_row_has_its_draws(linear, n, chunk):
+    """Of the exact posterior each weight is p(x) of its row."""
+    case, last = linear(n=n), 0
+    for rows, terms in importance_terms(case.vae, case.x, None, 400, seed=0, chunk=chunk, progress=False):
+        assert rows.start == last and terms.log_weights.shape == (400, rows.stop - rows.start)
+        assert torch.allclose(terms.log_weights, case.log_prob[rows].expand(400, -1))
+        assert terms.log_weights.numel() <= 16 * chunk + 400
+        last = rows.stop
+    assert last == n
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("row", [0, 23, 96])
+def test_the_row_of_a_weight_that_is_no_number_is_named(value, row, tiny, monkeypatch):
+    """Of zero weights, whose logarithm is -inf, nothing is said."""
+
+    def terms(model, guide, x, condition, num_samples):
+        reconstruction = x[:, 0].repeat(num_samples, 1)
+        reconstruction[:-1] = 0
+        return Terms(reconstruction, torch.zeros(num_samples, len(x)))
+
+    x = torch.ones(97, 3)
+    x[row, 0] = value
+    monkeypatch.setattr(importance.elbos, "terms", terms)
+    weights = importance_terms(tiny(), x, None, 100, seed=0, chunk=150, progress=False)
+    if value == -torch.inf:
+        assert sum((terms.log_weights == value).sum() for _, terms in weights) == 1
+    else:
+        with pytest.raises(FloatingPointError, match=f"at row {row}:"):
+            list(weights)
