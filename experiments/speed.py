@@ -147,8 +147,8 @@ def slopes(table: pd.DataFrame) -> pd.Series:
 
 
 def evaluation(rows: int) -> pd.DataFrame:
-    """Milliseconds a row of log p(x) by 5,000 importance samples, compiling included, and of fewer rows where it is not
-    compiled; beside each, in turns, its matrix products alone."""
+    """Milliseconds a row of log p(x) by 5,000 importance samples, compiling included, of fewer rows where it is not
+    compiled, and by a process on each core, their start included; beside each, in turns, its matrix products alone."""
     size = Size(784, (200, 200), 50, 5000)
     network = "mlp(hidden=[200, 200], activation=tanh)"
     vae = pyrovae.VAE((784,), 50, encoder=network, decoder=network)
@@ -189,6 +189,14 @@ def evaluation(rows: int) -> pd.DataFrame:
         table.append(
             {"by": name, "rows": count, "ms_a_row": ours / count * 1e3, "products_ms_a_row": floor / count * 1e3}
         )
+    begin = time.perf_counter()
+    products(4 * TURN)
+    between = time.perf_counter()
+    pyrovae.log_marginal(vae, x, num_samples=size.batch, n_jobs=-1, progress=False)
+    ours, again = time.perf_counter() - between, time.perf_counter()
+    products(4 * TURN)
+    floor = (between - begin + time.perf_counter() - again) / (8 * TURN)
+    table.append({"by": "processes", "rows": rows, "ms_a_row": ours / rows * 1e3, "products_ms_a_row": floor * 1e3})
     return pd.DataFrame(table).assign(times_floor=lambda t: t["ms_a_row"] / t["products_ms_a_row"])
 
 

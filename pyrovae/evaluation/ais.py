@@ -10,9 +10,9 @@ from pyrovae.checks import trusted
 from pyrovae.evaluation.annealing import check_annealing, forward, path, pilot, tempered
 from pyrovae.evaluation.coordinates import check_chains, coordinates
 from pyrovae.evaluation.importance import checked
+from pyrovae.evaluation.shares import Share, by_shares, reseed_for
 from pyrovae.evaluation.weights import LogMarginal, log_mean_weight
 from pyrovae.modes import evaluating, frozen, isolated
-from pyrovae.training.batches import ordered
 from pyrovae.vae import VAE
 
 
@@ -27,6 +27,7 @@ def ais(
     start: str = "posterior",
     seed: int = 0,
     chunk: int | None = None,
+    n_jobs: int = 1,
     progress: bool = True,
 ) -> LogMarginal:
     r"""Estimate log p(x) of each row by annealed importance sampling,
@@ -54,7 +55,8 @@ def ais(
         seed: of the draws.
         chunk: chains times rows that go through the decoder at once; memory grows with it.
             None: as many as take about 64 MB, at most 5,000.
-        progress: show a progress bar where it takes more than two seconds.
+        n_jobs: processes that share the rows, a chunk of chains at least each, as those of `log_marginal` do.
+        progress: show a progress bar where it takes more than two seconds; with several jobs, that of the first.
 
     Returns:
         ``(value, standard_error)``, each ``(N,)``, in nats.
@@ -65,17 +67,26 @@ def ais(
     check_annealing(num_chains, num_steps, leapfrog, start)
     check_chains(vae, "ais", "Use pyrovae.log_marginal.")
     x, condition, chunk = checked(vae, x, condition, num_chains, chunk, gradients=True)
-    parts, at_once = [], max(1, chunk // num_chains)
-    states = tempered(vae, start, num_steps, leapfrog, len(x), at_once)
-    with (
-        isolated(seed, validation=False),
-        evaluating(vae),
-        frozen(vae),
-        trusted(),
-        tqdm(total=2 * num_steps * len(x), disable=not progress, unit="step", desc="annealing", delay=2) as bar,
-    ):
-        for _, rows, c in ordered(x, condition, at_once):
-            steps = path(coordinates(vae, rows, c, "ais"), states, start, num_steps, leapfrog)
-            sizes = pilot(steps, bar)
-            parts.append(log_mean_weight(forward(steps, sizes, num_chains, bar)))
-    return LogMarginal(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    at_once = max(1, chunk // num_chains)
+
+    def estimates(share: Share) -> list[LogMarginal]:
+        groups, found = share.groups(x, condition, at_once), []
+        total = sum(len(rows) for _, rows, _ in groups)
+        states = tempered(vae, start, num_steps, leapfrog, total, at_once)
+        with (
+            isolated(seed, validation=False),
+            evaluating(vae),
+            frozen(vae),
+            trusted(),
+            tqdm(
+                total=2 * num_steps * total, disable=not share.shown(progress), unit="step", desc="annealing", delay=2
+            ) as bar,
+        ):
+            for which, rows, c in groups:
+                reseed_for(which, seed)
+                steps = path(coordinates(vae, rows, c, "ais"), states, start, num_steps, leapfrog)
+                sizes = pilot(steps, bar)
+                found.append(log_mean_weight(forward(steps, sizes, num_chains, bar)))
+        return found
+
+    return LogMarginal(*(torch.cat(part) for part in zip(*by_shares(estimates, n_jobs), strict=True)))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrovae.evaluation.importance import checked, importance_terms, no_marginal, point
 from pyrovae.evaluation.psis import k_hat
+from pyrovae.evaluation.shares import Share, by_shares
 from pyrovae.evaluation.units import ACTIVE, unit_kls, unit_variances
 from pyrovae.evaluation.weights import log_mean_weight
 from pyrovae.vae import VAE
@@ -104,6 +105,7 @@ def evaluate(
     num_samples: int = 1000,
     seed: int = 0,
     chunk: int | None = None,
+    n_jobs: int = 1,
     progress: bool = True,
 ) -> Evaluation:
     r"""Hold a VAE against data: ELBO with its split, log p(x), Pareto k-hat and active units, row by row.
@@ -121,7 +123,8 @@ def evaluate(
         seed: of the draws.
         chunk: draws times rows that go through the decoder at once; memory grows with it.
             None: as many as take about 64 MB, at most 5,000.
-        progress: show a progress bar where it takes more than two seconds.
+        n_jobs: processes that share the rows, as those of `log_marginal` do.
+        progress: show a progress bar where it takes more than two seconds; with several jobs, that of the first.
 
     Raises:
         ValueError: for data that the model does not take.
@@ -134,27 +137,34 @@ def evaluate(
     import pandas as pd
 
     x, condition, chunk = checked(vae, x, condition, num_samples, chunk)
-    columns: dict[str, list[Tensor]] = {}
-    for _, terms in importance_terms(vae, x, condition, num_samples, seed=seed, chunk=chunk, progress=progress):
-        estimate = log_mean_weight(terms.log_weights)
-        part = {
-            "elbo": terms.log_weights.mean(0),
-            "reconstruction": terms.reconstruction.mean(0),
-            "kl": terms.kl.mean(0),
-            "log_marginal": estimate.value,
-            "log_marginal_standard_error": estimate.standard_error,
-            "k_hat": k_hat(terms.log_weights),
-            "ess": (2 * terms.log_weights.logsumexp(0) - (2 * terms.log_weights).logsumexp(0)).exp(),
-        }
-        for name, values in part.items():
-            columns.setdefault(name, []).append(values.double().cpu())
+
+    def columns_of(share: Share) -> list[dict[str, Tensor]]:
+        found = []
+        for _, terms in importance_terms(
+            vae, x, condition, num_samples, seed=seed, chunk=chunk, share=share, progress=progress
+        ):
+            estimate = log_mean_weight(terms.log_weights)
+            part = {
+                "elbo": terms.log_weights.mean(0),
+                "reconstruction": terms.reconstruction.mean(0),
+                "kl": terms.kl.mean(0),
+                "log_marginal": estimate.value,
+                "log_marginal_standard_error": estimate.standard_error,
+                "k_hat": k_hat(terms.log_weights),
+                "ess": (2 * terms.log_weights.logsumexp(0) - (2 * terms.log_weights).logsumexp(0)).exp(),
+            }
+            found.append({name: values.double().cpu() for name, values in part.items()})
+        return found
+
+    parts = by_shares(columns_of, n_jobs)
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     reason = no_marginal(vae)
     if reason:
         undefined = ["log_marginal", "log_marginal_standard_error", "k_hat", "ess"]
         # log p(x, z) at one point z is no bound on log p(x).
         undefined += ["elbo", "kl"] if point(vae) else []
-        columns |= {name: [torch.full((len(x),), math.nan)] for name in undefined}
-    rows = pd.DataFrame({name: torch.cat(parts).numpy() for name, parts in columns.items()})
+        columns |= {name: torch.full((len(x),), math.nan) for name in undefined}
+    rows = pd.DataFrame({name: values.numpy() for name, values in columns.items()})
     rows.index.name = "row"
     variances, kls = unit_variances(vae, x, condition), unit_kls(vae, x, condition)
     units = pd.concat(

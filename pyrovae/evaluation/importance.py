@@ -15,6 +15,7 @@ from pyrovae.checks import count, trusted
 from pyrovae.elbos import Terms
 from pyrovae.elbos.draws import draw
 from pyrovae.evaluation.memory import PeakMemory
+from pyrovae.evaluation.shares import ALL, Share, reseed_for
 from pyrovae.modes import evaluating, isolated
 from pyrovae.training.batches import ordered
 from pyrovae.training.traced import NotTraceable, Traced
@@ -102,22 +103,26 @@ def importance_terms(
     *,
     seed: int,
     chunk: int,
+    share: Share = ALL,
     progress: bool = True,
 ) -> Iterator[tuple[slice, Terms]]:
-    """Terms ``(num_samples, B)`` of ``num_samples`` draws for each row, a few rows at a time.
+    """Terms ``(num_samples, B)`` of ``num_samples`` draws for each row of a share, a few rows at a time.
 
     ``x`` and ``condition`` come from `checked`. Memory grows with ``chunk``, not with rows or draws. What takes long is
     compiled, where it can be. Raises FloatingPointError, naming the row, for a weight that is nan or +inf.
     """
     step, draws = rows_at_once(vae, len(x), num_samples, chunk), _equal_parts(num_samples, chunk)
-    compute = _compute(vae, min(step, len(x)), draws, len(x) * num_samples)
+    groups = share.groups(x, condition, step * max(1, TOGETHER * chunk // (step * num_samples)))
+    total = sum(len(group) for _, group, _ in groups)
+    compute = _compute(vae, min(step, total), draws, total * num_samples)
     with (
         isolated(seed, validation=False),
         evaluating(vae),
         trusted(),
-        tqdm(total=len(x), disable=not progress, unit="row", desc="importance sampling", delay=2) as bar,
+        tqdm(total=total, disable=not share.shown(progress), unit="row", desc="importance sampling", delay=2) as bar,
     ):
-        for rows, group, c in ordered(x, condition, step * max(1, TOGETHER * chunk // (step * num_samples))):
+        for rows, group, c in groups:
+            reseed_for(rows, seed)
             computed = []
             for part, *given in ordered(group, c, step):
                 computed.append([compute(*given, min(draws, num_samples - i)) for i in range(0, num_samples, draws)])

@@ -9,6 +9,7 @@ from pyrovae.checks import count
 from pyrovae.evaluation.ais import ais
 from pyrovae.evaluation.importance import check_marginal, checked, importance_terms
 from pyrovae.evaluation.psis import TOO_FEW, smooth
+from pyrovae.evaluation.shares import Share, by_shares
 from pyrovae.evaluation.weights import LogMarginal, log_mean_weight
 from pyrovae.registry import choose
 from pyrovae.vae import VAE
@@ -26,6 +27,7 @@ def log_marginal(
     method: str = "importance",
     seed: int = 0,
     chunk: int | None = None,
+    n_jobs: int = 1,
     progress: bool = True,
 ) -> LogMarginal:
     r"""Estimate log p(x) of each row by importance sampling with the guide as proposal:
@@ -53,7 +55,10 @@ def log_marginal(
         seed: of the draws; the random state of the user is left alone.
         chunk: draws times rows that go through the decoder at once; memory grows with it.
             None: as many as take about 64 MB, at most 5,000.
-        progress: show a progress bar where it takes more than two seconds.
+        n_jobs: processes that share the rows and the cores, -1 for one on each core, or jobs of a cluster (see
+            `pyrovae.training.sweep`). Many rows take less time so, with the same draws; each process takes seconds to
+            start, and memory of its own.
+        progress: show a progress bar where it takes more than two seconds; with several jobs, that of the first.
 
     Returns:
         ``(value, standard_error)``, each ``(N,)``, in nats.
@@ -73,16 +78,22 @@ def log_marginal(
     num_samples = DRAWS[method] if num_samples is None else count(num_samples, "num_samples", 1)
     check_marginal(vae, "log_marginal")
     if method == "ais":
-        return ais(vae, x, condition, num_chains=num_samples, seed=seed, chunk=chunk, progress=progress)
+        return ais(vae, x, condition, num_chains=num_samples, seed=seed, chunk=chunk, n_jobs=n_jobs, progress=progress)
     if method == "psis" and num_samples < TOO_FEW:
         raise ValueError(
             f"num_samples: expected at least {TOO_FEW} to fit a tail to, got {num_samples}. Draw more, or use "
             'method="importance".'
         )
     x, condition, chunk = checked(vae, x, condition, num_samples, chunk)
-    parts = []
-    for _, terms in importance_terms(vae, x, condition, num_samples, seed=seed, chunk=chunk, progress=progress):
-        raw = log_mean_weight(terms.log_weights)
-        smoothed = log_mean_weight(smooth(terms.log_weights).log_weights) if method == "psis" else raw
-        parts.append((smoothed.value, raw.standard_error))
-    return LogMarginal(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def estimates(share: Share) -> list[LogMarginal]:
+        found = []
+        for _, terms in importance_terms(
+            vae, x, condition, num_samples, seed=seed, chunk=chunk, share=share, progress=progress
+        ):
+            raw = log_mean_weight(terms.log_weights)
+            smoothed = log_mean_weight(smooth(terms.log_weights).log_weights) if method == "psis" else raw
+            found.append(LogMarginal(smoothed.value, raw.standard_error))
+        return found
+
+    return LogMarginal(*(torch.cat(part) for part in zip(*by_shares(estimates, n_jobs), strict=True)))

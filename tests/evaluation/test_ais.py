@@ -31,11 +31,12 @@ def test_the_exact_posterior_has_constant_weights(linear):
 def test_more_steps_come_closer(linear):
     exact = linear(n=20, shift=1.0, stretch=0.5)
     gaps = [
-        (exact.log_prob - ais(exact.vae, exact.x, num_steps=steps, num_chains=8, progress=False).value).mean()
-        for steps in (1, 60)
+        (exact.log_prob - ais(exact.vae, exact.x, num_steps=steps, num_chains=32, progress=False).value).mean()
+        for steps in (1, 120)
     ]
+    # 16 to 17 and -0.1 to 0.2 with eight seeds.
     assert gaps[0] > 2 and abs(gaps[1]) < 0.5
-    few = log_marginal(exact.vae, exact.x, num_samples=8, progress=False).value
+    few = log_marginal(exact.vae, exact.x, num_samples=32, progress=False).value
     assert (exact.log_prob - few).mean() > 3 * abs(gaps[1]), "no better than importance sampling from the same guide"
 
 
