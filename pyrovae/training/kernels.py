@@ -70,13 +70,17 @@ def together() -> Iterator[None]:
     """Inside: Inductor compiles the kernels of a graph in as many files as it has compilers at work. In a file of its
     own, most of the time of a kernel is that of reading headers.
 
-    Inductor's parts are not public: where torch has others, or they fail, each kernel has its own file again.
+    Inductor's parts are not public: where torch has others, or they fail, each kernel has its own file again; and where
+    there is one compiler, as on a single core, for then Inductor waits for each file before it says what the next is.
     """
     if not known():
         yield
         return
-    from torch._inductor.async_compile import AsyncCompile
+    from torch._inductor.async_compile import AsyncCompile, get_compile_threads
 
+    if get_compile_threads() <= 1:
+        yield
+        return
     alone = AsyncCompile.cpp_pybinding
 
     def cpp_pybinding(self: Any, argtypes: list[str], source: str) -> Any:  # noqa: ANN401 - as Inductor has it

@@ -79,6 +79,16 @@ def test_where_files_cannot_be_shared_each_kernel_has_its_own(broken, files, mon
     assert len([file for file in files() if "namespace kernel_" not in file.read_text()]) >= 5
 
 
+def test_one_compiler_compiles_one_file_after_another(files):
+    """As on a machine, or in a container, with a single core."""
+    a = torch.randn(9, 9) / 9
+    with torch._inductor.config.patch(compile_threads=1):
+        found = traced.Traced(sums)(a)
+    for ours, theirs in zip(found, sums(a), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert len(files()) >= 5
+
+
 def dropped(a):
     """Dropout of what has the order in memory of something else, twice."""
     weights = torch.nn.functional.dropout((a @ a.mT).softmax(-1), 0.5)
