@@ -27,7 +27,7 @@ MEMORY = 2**26
 """Bytes that the tensors of so many draws may take. With four times as many, which no cache holds, draws of a network
 of convolutions take a third longer."""
 TOGETHER = 16
-"""Times ``chunk``: draws whose weights are looked at together, as each look at few takes longer than they need."""
+"""Times ``chunk``: draws whose weights are looked at together. To look at those of a single row takes as long."""
 PROBE = 16
 """Draws of which the bytes are counted."""
 WORTH = 1e12
@@ -145,6 +145,7 @@ def _equal_parts(num_samples: int, chunk: int) -> int:
 
 
 def _joined(parts: Sequence[Terms], dim: int = 0) -> Terms:
+    """Those of draws after one another or, with ``dim`` 1, of rows."""
     return Terms(*(torch.cat(values, dim) for values in zip(*parts, strict=True)))
 
 
