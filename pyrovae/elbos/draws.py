@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
+from pyro.distributions.util import broadcast_shape, scale_and_mask
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
@@ -157,7 +157,8 @@ def draw(
     ]
     if gradient == "path":
         path = _path(parts[2], latent, fixed, fold)
-    shape = torch.broadcast_shapes((num_particles,) + (1,) * nesting, *(part.shape for part in parts))
+    # Torch's imports sympy.
+    shape = broadcast_shape((num_particles,) + (1,) * nesting, *(part.shape for part in parts))
     return Draws(*(part.expand(shape) for part in parts), latent, own, path, through, fold)
 
 

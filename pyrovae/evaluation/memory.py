@@ -28,6 +28,11 @@ class PeakMemory(TorchDispatchMode):
         self.now = self.peak = 0
         self._alive: set[int] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would import its compiler, for one to two seconds, to tell it to leave this alone."""
+        return False
+
     def __torch_dispatch__(
         self,
         func: Callable[..., Any],
