@@ -23,10 +23,12 @@ from pyrovae.vae import VAE
 
 CHUNK = 5000
 """The most draws times rows that go through the decoder at once, those of an L_5000."""
-MEMORY = 2**26
-"""Bytes that the tensors of so many draws may take. With four times as many, which no cache holds, draws of a network
-of convolutions take a third longer."""
-TOGETHER = 16
+MEMORY = 2**25
+"""Bytes that the tensors of so many draws may take on a CPU, whose caches hold about as many: of twice as many, draws
+of a network of convolutions take a fifth longer, on one core those of 784-200-200-50 a twenty-fifth."""
+ELSEWHERE = 8
+"""Times as many on other devices, which are slow at little at a time."""
+TOGETHER = 32
 """Times ``chunk``: draws whose weights are looked at together. To look at those of a single row takes as long."""
 PROBE = 16
 """Draws of which the bytes are counted."""
@@ -81,7 +83,8 @@ def draws_at_once(vae: VAE, chunk: int | None, *, gradients: bool = False) -> in
     except Exception:
         # Networks that do not take a single row; what else is wrong is said where they are called.
         return CHUNK
-    return max(1, min(CHUNK, 2 ** int(math.log2(MEMORY * PROBE / max(1, more - some)))))
+    memory = MEMORY * (1 if vae.like.is_cpu else ELSEWHERE)
+    return max(1, min(CHUNK, 2 ** int(math.log2(memory * PROBE / max(1, more - some)))))
 
 
 def _peak(vae: VAE, draws: int, gradients: bool) -> int:
