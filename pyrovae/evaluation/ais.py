@@ -54,7 +54,7 @@ def ais(
         start: :math:`f_0`: "posterior", the guide q(z | x), or "prior", which knows nothing of the guide.
         seed: of the draws.
         chunk: chains times rows that go through the decoder at once; memory grows with it.
-            None: as many as take about 32 MB (256 MB on a GPU), at most 5,000.
+            None: as many as take about 40 MB (256 MB on a GPU), at most 5,000.
         n_jobs: processes that share the rows, a chunk of chains at least each, as those of `log_marginal` do.
         progress: show a progress bar where it takes more than two seconds; with several jobs, that of the first.
 

@@ -94,7 +94,7 @@ def bdmc(
         start: :math:`f_0`: "posterior", the guide q(z | x), or "prior", which knows nothing of the guide.
         seed: of the draws; the random state of the user is left alone.
         chunk: chains times rows that go through the decoder at once; memory grows with it.
-            None: as many as take about 32 MB (256 MB on a GPU), at most 5,000.
+            None: as many as take about 40 MB (256 MB on a GPU), at most 5,000.
         progress: show a progress bar where it takes more than two seconds.
 
     Returns:

@@ -228,7 +228,7 @@ def sbc(
         alpha: how often the verdict may fail a guide that is calibrated, all units together.
         seed: of the draws; the random state of the user is left alone.
         chunk: draws times simulations that go through the decoder at once, and 16 times as many where they do not;
-            memory grows with it. None: as many as take about 32 MB (256 MB on a GPU), at most 5,000.
+            memory grows with it. None: as many as take about 40 MB (256 MB on a GPU), at most 5,000.
         progress: show a progress bar where it takes more than two seconds.
 
     Returns:

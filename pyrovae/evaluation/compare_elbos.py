@@ -123,7 +123,7 @@ def compare_elbos(
         seed: of the draws.
         chunk: draws times rows that go through the decoder at once (for estimators of ours; Pyro's own go draw by draw
             where that is not enough); a step that has to be split costs one more pass forward.
-            None: as many as take about 32 MB (256 MB on a GPU), at most 5,000.
+            None: as many as take about 40 MB (256 MB on a GPU), at most 5,000.
         progress: show a progress bar.
 
     Raises:

@@ -116,7 +116,7 @@ def diagnose(
         gap_rows: rows whose gap is split, which takes a search of 100 steps.
         seed: of the draws.
         chunk: draws times rows that go through the decoder at once; memory grows with it.
-            None: as many as take about 32 MB (256 MB on a GPU), at most 5,000.
+            None: as many as take about 40 MB (256 MB on a GPU), at most 5,000.
         progress: show progress bars where something takes more than two seconds.
 
     Raises:

@@ -23,12 +23,13 @@ from pyrovae.vae import VAE
 
 CHUNK = 5000
 """The most draws times rows that go through the decoder at once, those of an L_5000."""
-MEMORY = 2**25
-"""Bytes that the tensors of so many draws may take on a CPU, whose caches hold about as many: of twice as many, draws
-of a network of convolutions take a fifth longer, on one core those of 784-200-200-50 a twenty-fifth."""
-ELSEWHERE = 8
-"""Times as many on other devices, which are slow at little at a time."""
-TOGETHER = 32
+MEMORY = 40 * 2**20
+"""Bytes that the tensors of so many draws may take on a CPU, whose caches hold about as many: 250 draws at once of a
+network of convolutions (54 MB) take a sixth longer than 125, but 1,250 of 784-200-200-50 longer than 2,500 (24 MB), as
+each call has its price."""
+ELSEWHERE = 2**28
+"""Bytes on other devices, which are slow at little at a time."""
+TOGETHER = 16
 """Times ``chunk``: draws whose weights are looked at together. To look at those of a single row takes as long."""
 PROBE = 16
 """Draws of which the bytes are counted."""
@@ -83,7 +84,7 @@ def draws_at_once(vae: VAE, chunk: int | None, *, gradients: bool = False) -> in
     except Exception:
         # Networks that do not take a single row; what else is wrong is said where they are called.
         return CHUNK
-    memory = MEMORY * (1 if vae.like.is_cpu else ELSEWHERE)
+    memory = MEMORY if vae.like.is_cpu else ELSEWHERE
     return max(1, min(CHUNK, 2 ** int(math.log2(memory * PROBE / max(1, more - some)))))
 
 

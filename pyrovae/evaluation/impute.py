@@ -58,7 +58,7 @@ def impute(
         draws: how many times to draw each row's missing cells; None for the best guess at each.
         seed: of the draws; the random state of the user is left alone.
         chunk: draws times rows that go through the decoder at once; memory grows with it.
-            None: as many as take about 32 MB (256 MB on a GPU), at most 5,000.
+            None: as many as take about 40 MB (256 MB on a GPU), at most 5,000.
         progress: show a progress bar where it takes more than two seconds.
 
     Returns:

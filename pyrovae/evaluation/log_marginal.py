@@ -54,7 +54,7 @@ def log_marginal(
         method: "importance", "psis" or "ais".
         seed: of the draws; the random state of the user is left alone.
         chunk: draws times rows that go through the decoder at once; memory grows with it.
-            None: as many as take about 32 MB (256 MB on a GPU), at most 5,000.
+            None: as many as take about 40 MB (256 MB on a GPU), at most 5,000.
         n_jobs: processes that share the rows and the cores, -1 for one on each core, or jobs of a cluster (see
             `pyrovae.training.sweep`). Many rows take less time so, with the same draws; each process takes seconds to
             start, and memory of its own.

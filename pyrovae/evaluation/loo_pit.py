@@ -195,7 +195,7 @@ def loo_pit(
         alpha: how often the verdict may fail a model that is right, all cells together.
         seed: of the draws; the random state of the user is left alone.
         chunk: draws times rows that go through the decoder at once; memory grows with it, and with draws times cells.
-            None: as many as take about 32 MB (256 MB on a GPU), at most 5,000.
+            None: as many as take about 40 MB (256 MB on a GPU), at most 5,000.
         progress: show a progress bar where it takes more than two seconds.
 
     Returns:

@@ -117,7 +117,7 @@ def predictive_check(
         num_replicates: data sets to draw.
         seed: of the draws; the random state of the user is left alone.
         chunk: rows that go through the decoder at once.
-            None: as many as take about 32 MB (256 MB on a GPU), at most 5,000.
+            None: as many as take about 40 MB (256 MB on a GPU), at most 5,000.
         progress: show a progress bar where it takes more than two seconds.
 
     Returns:

@@ -90,7 +90,7 @@ def sample_posterior(
         leapfrog: of ``hmc``, the most steps in a move.
         seed: of the draws; the random state of the user is left alone.
         chunk: z's that go through the decoder at once; memory grows with it.
-            None: as many as take about 32 MB (256 MB on a GPU), at most 5,000.
+            None: as many as take about 40 MB (256 MB on a GPU), at most 5,000.
         progress: show a progress bar where it takes more than two seconds.
 
     Raises:

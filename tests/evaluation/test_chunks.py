@@ -33,7 +33,7 @@ def test_as_many_as_fit(monkeypatch, function, settings):
 
 
 def test_those_of_a_gradient_are_more():
-    vae = pyrovae.VAE((1, 28, 28), 2, encoder="conv", decoder="conv")
+    vae = pyrovae.VAE((784,), 2, decoder="mlp(hidden=[900, 900, 900, 900])")
     with_gradients, without = (draws_at_once(vae, None, gradients=gradients) for gradients in (True, False))
     assert 64 <= with_gradients < without < CHUNK
 
@@ -42,7 +42,7 @@ def test_other_devices_have_more_at_a_time():
     """Of any other device: on one without numbers, tensors take as many bytes."""
     vae = pyrovae.VAE((1, 28, 28), 2, encoder="conv", decoder="conv")
     here = draws_at_once(vae, None)
-    assert draws_at_once(vae.to("meta"), None) == 8 * here < CHUNK
+    assert 4 * here <= draws_at_once(vae.to("meta"), None) < CHUNK
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_other_devices_have_more_at_a_time():
 def test_small_models(settings):
     vae = pyrovae.VAE((1, 4, 4), 2, **settings)
     state = torch.get_rng_state()
-    assert CHUNK / 2 < draws_at_once(vae, None) <= CHUNK and draws_at_once(vae, 7) == 7
+    assert draws_at_once(vae, None) == CHUNK and draws_at_once(vae, 7) == 7
     assert vae.training and torch.equal(torch.get_rng_state(), state)
 
 

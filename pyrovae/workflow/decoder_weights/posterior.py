@@ -171,7 +171,7 @@ class DecoderPosterior:
             num_samples: draws of z for each row and draw of the weights.
             seed: of the draws.
             chunk: draws of z times rows that go through the decoder at once.
-                None: as many as take about 32 MB (256 MB on a GPU), at most 5,000.
+                None: as many as take about 40 MB (256 MB on a GPU), at most 5,000.
             progress: show a progress bar where it takes more than two seconds.
 
         Returns:
