@@ -19,6 +19,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from timeit import timeit
 
 import _peers as peers
 import numpy as np
@@ -148,7 +149,8 @@ def slopes(table: pd.DataFrame) -> pd.Series:
 
 def evaluation(rows: int) -> pd.DataFrame:
     """Milliseconds a row of log p(x) by 5,000 importance samples, compiling included, of fewer rows where it is not
-    compiled, and by a process on each core, their start included; beside each, in turns, its matrix products alone."""
+    compiled, and by a process on each core, their start included; beside each its matrix products alone, in turns, or
+    before and after the processes."""
     size = Size(784, (200, 200), 50, 5000)
     network = "mlp(hidden=[200, 200], activation=tanh)"
     vae = pyrovae.VAE((784,), 50, encoder=network, decoder=network)
@@ -189,13 +191,9 @@ def evaluation(rows: int) -> pd.DataFrame:
         table.append(
             {"by": name, "rows": count, "ms_a_row": ours / count * 1e3, "products_ms_a_row": floor / count * 1e3}
         )
-    begin = time.perf_counter()
-    products(4 * TURN)
-    between = time.perf_counter()
-    pyrovae.log_marginal(vae, x, num_samples=size.batch, n_jobs=-1, progress=False)
-    ours, again = time.perf_counter() - between, time.perf_counter()
-    products(4 * TURN)
-    floor = (between - begin + time.perf_counter() - again) / (8 * TURN)
+    before = timeit(lambda: products(4 * TURN), number=1)
+    ours = timeit(lambda: pyrovae.log_marginal(vae, x, num_samples=size.batch, n_jobs=-1, progress=False), number=1)
+    floor = (before + timeit(lambda: products(4 * TURN), number=1)) / (8 * TURN)
     table.append({"by": "processes", "rows": rows, "ms_a_row": ours / rows * 1e3, "products_ms_a_row": floor * 1e3})
     return pd.DataFrame(table).assign(times_floor=lambda t: t["ms_a_row"] / t["products_ms_a_row"])
 
