@@ -14,7 +14,7 @@ import argparse
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +33,6 @@ from tqdm import tqdm
 
 import pyrovae
 from pyrovae.evaluation import importance
-from pyrovae.evaluation.weights import log_mean_weight
 
 SIZES = {
     "digits": Size(64, (32,), 8, 64),
@@ -43,8 +42,10 @@ SIZES = {
     "IWAE, 50 draws": Size(784, (400,), 50, 128, particles=50),
     "convolutions": Size(784, (), 20, 64),
 }
-TURN = 50
-"""Rows whose log p(x) is estimated before their matrix products have their turn."""
+TURN = 300
+"""Rows whose matrix products are timed before and after log p(x) is estimated: two seconds."""
+FEW = 26
+"""Rows whose log p(x) is estimated first."""
 EPOCH = 20
 """Steps of NumPyro's jitted loop."""
 
@@ -148,9 +149,9 @@ def slopes(table: pd.DataFrame) -> pd.Series:
 
 
 def evaluation(rows: int) -> pd.DataFrame:
-    """Milliseconds a row of log p(x) by 5,000 importance samples, compiling included, of fewer rows where it is not
-    compiled, and by a process on each core, their start included; beside each its matrix products alone, in turns, or
-    before and after the processes."""
+    """Milliseconds a row of log p(x) by 5,000 importance samples: by threads, after a few rows for which it is compiled
+    (`first_s`), of fewer rows where it is not compiled, and by a process on each core, their start included. Beside
+    each its matrix products alone, before and after."""
     size = Size(784, (200, 200), 50, 5000)
     network = "mlp(hidden=[200, 200], activation=tanh)"
     vae = pyrovae.VAE((784,), 50, encoder=network, decoder=network)
@@ -159,43 +160,33 @@ def evaluation(rows: int) -> pd.DataFrame:
     outputs = [torch.empty(size.batch, w.shape[1]) for w in weights]
     start = torch.randn(size.batch, 50)
 
-    def products(count: int) -> None:
-        for _ in range(count):
+    def products() -> None:
+        for _ in range(TURN):
             z = start
             for weight, output in zip(weights, outputs, strict=True):
                 z = torch.mm(z, weight, out=output)
 
-    def estimates(worth: float, count: int) -> Iterator[int]:
-        """What `log_marginal` does, some rows at a time; how many."""
+    def seconds(count: int, worth: float, n_jobs: int = 1) -> float:
         importance.WORTH = worth
-        chunk = importance.draws_at_once(vae, None)
-        for some, terms in importance.importance_terms(
-            vae, x[:count], None, size.batch, seed=0, chunk=chunk, progress=False
-        ):
-            log_mean_weight(terms.log_weights)
-            yield some.stop - some.start
+        estimate = partial(pyrovae.log_marginal, num_samples=size.batch, n_jobs=n_jobs, progress=False)
+        return timeit(lambda: estimate(vae, x[:count]), number=1)
 
+    products()
     table = []
-    for name, worth, count in (("compiled", 0.0, rows), ("eager", math.inf, rows // 10)):
-        estimated, ours, floor = estimates(worth, count), 0.0, 0.0
-        products(TURN)
-        with tqdm(total=count, desc=name, leave=False) as bar:
-            while bar.n < count:
-                begin, turn = time.perf_counter(), 0
-                while turn < min(TURN, count - bar.n):
-                    turn += next(estimated)
-                between = time.perf_counter()
-                products(turn)
-                ours, floor = ours + between - begin, floor + time.perf_counter() - between
-                bar.update(turn)
+    for name, count, worth, n_jobs in (
+        ("compiled", rows, 0.0, 1),
+        ("eager", rows // 10, math.inf, 1),
+        ("processes", rows, 0.0, -1),
+    ):
+        first = seconds(FEW, worth) if name == "compiled" else math.nan
+        before = timeit(products, number=1)
+        ours = seconds(count, worth, n_jobs)
+        floor = (before + timeit(products, number=1)) / (2 * TURN)
         table.append(
-            {"by": name, "rows": count, "ms_a_row": ours / count * 1e3, "products_ms_a_row": floor / count * 1e3}
+            {"by": name, "rows": count, "ms_a_row": ours / count * 1e3, "products_ms_a_row": floor * 1e3}
+            | {"times_floor": ours / count / floor, "first_s": first}
         )
-    before = timeit(lambda: products(4 * TURN), number=1)
-    ours = timeit(lambda: pyrovae.log_marginal(vae, x, num_samples=size.batch, n_jobs=-1, progress=False), number=1)
-    floor = (before + timeit(lambda: products(4 * TURN), number=1)) / (8 * TURN)
-    table.append({"by": "processes", "rows": rows, "ms_a_row": ours / rows * 1e3, "products_ms_a_row": floor * 1e3})
-    return pd.DataFrame(table).assign(times_floor=lambda t: t["ms_a_row"] / t["products_ms_a_row"])
+    return pd.DataFrame(table)
 
 
 def figure(steps: pd.DataFrame, growth: pd.DataFrame) -> object:

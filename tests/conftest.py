@@ -84,9 +84,9 @@ def as_compiled(monkeypatch):
     """Graphs become machine code, as they do without this; they are kept in this list."""
     made, inductor = [], traced.compiled
 
-    def compiled(graph, inputs):
+    def compiled(graph, inputs, **options):
         made.append(graph)
-        return inductor(graph, inputs)
+        return inductor(graph, inputs, **options)
 
     monkeypatch.setattr(traced, "compiled", compiled)
     return made
@@ -98,7 +98,7 @@ def as_traced(monkeypatch):
     they are kept in this list."""
     made = []
 
-    def compiled(graph, inputs):
+    def compiled(graph, inputs, **options):
         made.append(graph)
         return graph
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from pyro import poutine
@@ -15,22 +17,25 @@ from pyrovae.checks import count, trusted
 from pyrovae.elbos import Terms
 from pyrovae.elbos.draws import draw
 from pyrovae.evaluation.memory import PeakMemory
-from pyrovae.evaluation.shares import ALL, Share, reseed_for
+from pyrovae.evaluation.shares import ALL, Group, Share, reseed_for, seed_of
+from pyrovae.evaluation.threads import by_threads
 from pyrovae.modes import evaluating, isolated
 from pyrovae.training.batches import ordered
-from pyrovae.training.traced import NotTraceable, Traced
+from pyrovae.training.traced import Apart, NotTraceable, Traced
 from pyrovae.vae import VAE
 
 CHUNK = 5000
 """The most draws times rows that go through the decoder at once, those of an L_5000."""
 MEMORY = 40 * 2**20
-"""Bytes that the tensors of so many draws may take on a CPU, whose caches hold about as many: 250 draws at once of a
-network of convolutions (54 MB) take a sixth longer than 125, but 1,250 of 784-200-200-50 longer than 2,500 (24 MB), as
-each call has its price."""
+"""Bytes that the tensors of so many draws may take on a CPU, in each thread that shares the work. Its caches hold about
+as many: 250 draws at once of a network of convolutions (54 MB) take a sixth longer than 125, but 1,250 of
+784-200-200-50 longer than 2,500 (24 MB), as each call has its price."""
 ELSEWHERE = 2**28
 """Bytes on other devices, which are slow at little at a time."""
 TOGETHER = 16
 """Times ``chunk``: draws whose weights are looked at together. To look at those of a single row takes as long."""
+ENOUGH = 4
+"""Groups of rows for each core from which threads share them: fewer would leave some without work in the end."""
 PROBE = 16
 """Draws of which the bytes are counted."""
 WORTH = 1e12
@@ -118,20 +123,14 @@ def importance_terms(
     step, draws = rows_at_once(vae, len(x), num_samples, chunk), _equal_parts(num_samples, chunk)
     groups = share.groups(x, condition, step * max(1, TOGETHER * chunk // (step * num_samples)))
     total = sum(len(group) for _, group, _ in groups)
-    compute = _compute(vae, min(step, total), draws, total * num_samples)
     with (
         isolated(seed, validation=False),
         evaluating(vae),
         trusted(),
         tqdm(total=total, disable=not share.shown(progress), unit="row", desc="importance sampling", delay=2) as bar,
     ):
-        for rows, group, c in groups:
-            reseed_for(rows, seed)
-            computed = []
-            for part, *given in ordered(group, c, step):
-                computed.append([compute(*given, min(draws, num_samples - i)) for i in range(0, num_samples, draws)])
-                bar.update(part.stop - part.start)
-            result = _joined([_joined(parts) for parts in computed], 1)
+        results = _Task(vae, groups, min(step, total), draws, num_samples, total, seed, bar).results()
+        for (rows, _, _), result in zip(groups, results, strict=True):
             wrong = ~(result.log_weights.amax(0) < torch.inf)
             if wrong.any():
                 row = rows.start + int(wrong.nonzero()[0])
@@ -153,22 +152,74 @@ def _joined(parts: Sequence[Terms], dim: int = 0) -> Terms:
     return Terms(*(torch.cat(values, dim) for values in zip(*parts, strict=True)))
 
 
-def _compute(vae: VAE, rows: int, draws: int, total: int) -> Callable[[Tensor, Tensor | None, int], Terms]:
-    """Terms of a number of draws for each of some rows; compiled for the shape that most calls have."""
+@dataclass
+class _Task:
+    """Terms of ``num_samples`` draws for each row of some groups, ``draws`` of them for ``rows`` rows at a time; by a
+    compiled graph, for that shape, where all rows take long."""
 
-    def terms(x: Tensor, condition: Tensor | None, num_samples: int) -> Terms:
-        return elbos.terms(vae.model, vae.guide, x, condition, num_samples)
+    vae: VAE
+    groups: list[Group]
+    rows: int
+    draws: int
+    num_samples: int
+    total: int
+    seed: int
+    bar: tqdm
 
-    if total * sum(p.numel() for p in vae.parameters()) < WORTH:
-        return terms
-    traced, refused = Traced(lambda *args: tuple(terms(*args))), []
+    def __post_init__(self) -> None:
+        cores, self.traced = torch.get_num_threads(), None
+        if self.total * self.num_samples * sum(p.numel() for p in self.vae.parameters()) >= WORTH:
+            apart = 1 < cores <= len(self.groups) / ENOUGH and self.num_samples % self.draws == 0
+            self.traced = Traced(lambda *part: tuple(self._eager(*part)), apart=apart)
 
-    def compiled(x: Tensor, condition: Tensor | None, num_samples: int) -> Terms:
-        if (len(x), num_samples) == (rows, draws) and not refused:
+    def results(self) -> Iterator[Terms]:
+        """Those of each group, in order: by a thread on each core, where a graph can be run by several."""
+        shared = []
+        if graph := self._graph_for_threads():
+            # Of the last group there may be fewer rows.
+            shared = [group for group in self.groups if len(group[1]) % self.rows == 0]
+            yield from by_threads(partial(self._in_a_thread, graph), shared)
+        yield from map(self._of_group, self.groups[len(shared) :])
+
+    def _graph_for_threads(self) -> Apart | None:
+        if self.traced is None or not self.traced.apart:
+            return None
+        _, x, condition = self.groups[0]
+        try:
+            graph = self.traced.ready(x[: self.rows], None if condition is None else condition[: self.rows], self.draws)
+        except NotTraceable:
+            self.traced = None
+            return None
+        return graph if isinstance(graph, Apart) else None
+
+    def _in_a_thread(self, graph: Apart, group: Group) -> Terms:
+        generator = torch.Generator().manual_seed(seed_of(group[0], self.seed))
+
+        def compute(x: Tensor, condition: Tensor | None, _: int) -> Terms:
+            return Terms(*graph([x] if condition is None else [x, condition], generator))
+
+        return self._parts(compute, group)
+
+    def _of_group(self, group: Group) -> Terms:
+        reseed_for(group[0], self.seed)
+        return self._parts(self._compute, group)
+
+    def _parts(self, compute: Callable[[Tensor, Tensor | None, int], Terms], group: Group) -> Terms:
+        found = []
+        for part, *given in ordered(*group[1:], self.rows):
+            sizes = [min(self.draws, self.num_samples - i) for i in range(0, self.num_samples, self.draws)]
+            found.append(_joined([compute(*given, size) for size in sizes]))
+            with self.bar.get_lock():
+                self.bar.update(part.stop - part.start)
+        return _joined(found, 1)
+
+    def _compute(self, x: Tensor, condition: Tensor | None, num_samples: int) -> Terms:
+        if self.traced is not None and (len(x), num_samples) == (self.rows, self.draws):
             try:
-                return Terms(*traced(x, condition, num_samples))
-            except NotTraceable as reason:
-                refused.append(reason)
-        return terms(x, condition, num_samples)
+                return Terms(*self.traced(x, condition, num_samples))
+            except NotTraceable:
+                self.traced = None
+        return self._eager(x, condition, num_samples)
 
-    return compiled
+    def _eager(self, x: Tensor, condition: Tensor | None, num_samples: int) -> Terms:
+        return elbos.terms(self.vae.model, self.vae.guide, x, condition, num_samples)

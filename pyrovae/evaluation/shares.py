@@ -43,9 +43,14 @@ class Share(NamedTuple):
 ALL = Share()
 
 
+def seed_of(rows: slice, seed: int) -> int:
+    """That of the random numbers of some rows: it comes from ``seed`` and the first of them."""
+    return int(np.random.SeedSequence([seed % 2**64, rows.start]).generate_state(1, np.uint64)[0])
+
+
 def reseed_for(rows: slice, seed: int) -> None:
-    """The random numbers of some rows: those of ``seed`` and the first of them."""
-    reseed(int(np.random.SeedSequence([seed % 2**64, rows.start]).generate_state(1, np.uint64)[0]))
+    """Let the random numbers be those of some rows."""
+    reseed(seed_of(rows, seed))
 
 
 def by_shares(compute: Callable[[Share], list[Found]], n_jobs: int) -> list[Found]:

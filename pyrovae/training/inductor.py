@@ -31,21 +31,25 @@ OPTIONS = {
     "reorder_for_locality": torch.__version__ >= (2, 15),
 }
 
+ONE_CORE = {"cpp.threads": 1}
+"""Beside those: of a graph that several threads run at a time."""
+
 _ONE_AT_A_TIME = Lock()
 """Threads that ask for the instructions of the CPU."""
 
 
-def compiled(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
-    """The graph as machine code.
+def compiled(graph: GraphModule, inputs: list[Tensor], *, one_core: bool = False) -> Callable[..., tuple[Tensor, ...]]:
+    """The graph as machine code, for all cores or, with ``one_core``, to be run by several threads at a time.
 
     Inductor is given what it makes code of, unless tensors share memory: then, and where torch has other parts, which
     are not public, its own entry is first told all about gradients that the graph does not have, for a second or more,
     and twenty microseconds at each call. A torch without that has ``torch.compile``, a tenth of a millisecond dearer.
     """
     elementary.teach()
+    options = OPTIONS | ONE_CORE if one_core else OPTIONS
     with (
         torch.no_grad(), together(), elementary.in_few_instructions(), keeping(graph), _remembered() as mode,
-        torch._inductor.config.patch(OPTIONS), warnings.catch_warnings(),
+        torch._inductor.config.patch(options), warnings.catch_warnings(),
     ):  # fmt: skip
         # Of torch, that it will change parts of torch.
         warnings.simplefilter("ignore", FutureWarning)
@@ -58,7 +62,7 @@ def compiled(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., tuple[Te
             _instructions()
         if hasattr(torch._inductor, "compile"):
             return torch._inductor.compile(graph, examples)
-        return torch.compile(graph, fullgraph=True, dynamic=False, options=OPTIONS)
+        return torch.compile(graph, fullgraph=True, dynamic=False, options=options)
 
 
 def _overlap(tensors: list[Tensor]) -> bool:

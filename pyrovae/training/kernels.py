@@ -18,6 +18,14 @@ ENTRY = re.compile(r'extern "C"\s+void\s+kernel\(')
 """Where the function begins that is a kernel."""
 ARGUMENTS = "PyObject* const* args"
 """How a kernel has to be given its own, by Inductor and by `CALL`."""
+RELEASED = """
+#include <tuple>
+struct Released {
+    PyThreadState* const state = PyEval_SaveThread();
+    ~Released() { PyEval_RestoreThread(state); }
+};
+"""
+"""While a kernel is at work, other threads may be in Python."""
 KERNEL = """
 namespace kernel_{index} {{
 {source}
@@ -27,7 +35,11 @@ CALL = """
 static PyObject* call_{index}(PyObject*, PyObject* const* args, Py_ssize_t count) {{
     try {{
         if (count != {count}) throw std::runtime_error("expected {count} arguments");
-        kernel_{index}::kernel({arguments});
+        const std::tuple<{types}> given{{{arguments}}};
+        {{
+            const Released released;
+            std::apply(kernel_{index}::kernel, given);
+        }}
         Py_RETURN_NONE;
     }} catch (std::exception const& error) {{
         PyErr_SetString(PyExc_RuntimeError, error.what());
@@ -128,13 +140,13 @@ def load(kernels: Sequence[tuple[list[str], str]]) -> Callable[[], Sequence[Call
     from torch._inductor.async_compile import AsyncCompile
     from torch._inductor.codecache import CppPythonBindingsCodeCache
 
-    sources, calls = [HEADER], []
+    sources, calls = [HEADER], [RELEASED]
     for index, (argtypes, source) in enumerate(kernels):
         body = ENTRY.sub("static void kernel(", source.replace(HEADER, ""))
         sources.append(KERNEL.format(index=index, source=body))
         types = [argtype.replace("const ", "") for argtype in argtypes]
         arguments = ", ".join(f"parse_arg<{name}>(args, {i})" for i, name in enumerate(types))
-        calls.append(CALL.format(index=index, count=len(types), arguments=arguments))
+        calls.append(CALL.format(index=index, count=len(types), types=", ".join(types), arguments=arguments))
     methods = ", ".join(f"&method_{index}" for index in range(len(kernels)))
     calls.append(ALL.format(count=len(kernels), methods=methods))
     parts = {

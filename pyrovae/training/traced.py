@@ -19,6 +19,7 @@ from pyrovae.modes import uncollected
 from pyrovae.training.agreement import disagreement
 from pyrovae.training.captured import Captured, recordable
 from pyrovae.training.inductor import compiled, warming
+from pyrovae.training.noise import Draw, take_out
 from pyrovae.training.rewrites import DECOMPOSITIONS, rewrite
 from pyrovae.training.tracing import NotTraceable, called, untouched, without_looking
 from pyrovae.training.workspace import WORKSPACE
@@ -76,10 +77,13 @@ class Traced:
     Args:
         function: of tensors, and of other things that do not change often, to a tuple of tensors.
         most: operations of a graph that is not too long to be compiled; None: any.
+        apart: whether threads are to run it, on a CPU, which they can where an `Apart` can be made of it.
     """
 
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]], most: int | None = None) -> None:
-        self.function, self.most = function, most
+    def __init__(
+        self, function: Callable[..., tuple[Tensor, ...]], most: int | None = None, *, apart: bool = False
+    ) -> None:
+        self.function, self.most, self.apart = function, most, apart
         self._compiled: dict[Any, list[tuple[_State, Callable[[list[Tensor]], tuple[Tensor, ...]]]]] = {}
         self._alike: Counter[Any] = Counter()
         weakref.finalize(self, WORKSPACE.clear).atexit = False
@@ -92,6 +96,10 @@ class Traced:
         machine = self._machine(call)
         with torch.no_grad():
             return machine(call.tensors)
+
+    def ready(self, *args: Any, **kwargs: Any) -> Callable[[list[Tensor]], tuple[Tensor, ...]]:  # noqa: ANN401
+        """What computes the function of tensors with the shapes of these, all else the same; maybe an `Apart`."""
+        return self._machine(Call(args, kwargs))
 
     def _machine(self, call: Call) -> Callable[[list[Tensor]], tuple[Tensor, ...]]:
         """The graph for a call, compiled where there is none yet."""
@@ -144,9 +152,13 @@ class Traced:
             raise NotTraceable(f"{len(graph.graph.nodes)} operations would take too long to compile")
         closed = _lift(graph)
         rewrite(graph)
+        inputs = [*tensors, *closed]
+        draws = take_out(graph) if self.apart and all(tensor.is_cpu for tensor in inputs) else None
+        # Not from torch's own generator, which is for the calls.
+        inputs.extend(draw(torch.Generator()) for draw in draws or ())
         try:
-            machine = compiled(graph, [*tensors, *closed])
-            apart = disagreement(graph, machine, [*tensors, *closed])
+            machine = compiled(graph, inputs, one_core=draws is not None)
+            apart = disagreement(graph, machine, inputs)
         except Exception as error:
             raise _not_traceable(error) from error
         if apart is not None:
@@ -154,9 +166,26 @@ class Traced:
                 f"torch {torch.__version__} compiles it to other numbers (by {apart:.2g} of what they are): try another"
             )
         state = _State(modules, closed)
+        if draws is not None:
+            return state, Apart(machine, closed, draws)
         if recordable([*tensors, *closed]):
             return state, Captured(machine, closed)
         return state, lambda inputs: machine(*inputs, *closed)
+
+
+class Apart:
+    """A graph that any number of threads may run at a time, each on a core of its own, with random numbers of its own.
+
+    They are drawn before it runs, from a generator of the thread's, which they may be where they depend on nothing that
+    the graph computes; and it writes to no tensor but those that it makes.
+    """
+
+    def __init__(self, machine: Callable[..., tuple[Tensor, ...]], closed: list[Tensor], draws: list[Draw]) -> None:
+        self.machine, self.closed, self.draws = machine, closed, draws
+
+    @torch.no_grad()
+    def __call__(self, inputs: list[Tensor], generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+        return self.machine(*inputs, *self.closed, *(draw(generator) for draw in self.draws))
 
 
 class _State:

@@ -152,7 +152,7 @@ def test_machine_code_with_other_numbers_is_refused(place, monkeypatch):
         state.mul_(0.9).add_(a.sum())
         return ((torch.randn(3) * a @ torch.diag(weight)).detach(),)
 
-    def compiled(graph, inputs):
+    def compiled(graph, inputs, **options):
         machine = real(graph, inputs)
 
         def run(*inputs):
