@@ -121,7 +121,7 @@ def evaluate(
         condition: ``(N, condition_dim)``, for a conditional VAE.
         num_samples: draws for each row.
         seed: of the draws.
-        chunk: draws times rows that go through the decoder at once; memory grows with it.
+        chunk: draws times rows that go through the decoder at once; memory grows with it, in each thread.
             None: as many as take about 40 MB (256 MB on a GPU), at most 5,000.
         n_jobs: processes that share the rows, as those of `log_marginal` do.
         progress: show a progress bar where it takes more than two seconds; with several jobs, that of the first.

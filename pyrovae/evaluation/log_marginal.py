@@ -53,11 +53,12 @@ def log_marginal(
             5,000 draws or 16 chains.
         method: "importance", "psis" or "ais".
         seed: of the draws; the random state of the user is left alone.
-        chunk: draws times rows that go through the decoder at once; memory grows with it.
+        chunk: draws times rows that go through the decoder at once; memory grows with it, in each thread.
             None: as many as take about 40 MB (256 MB on a GPU), at most 5,000.
         n_jobs: processes that share the rows and the cores, -1 for one on each core, or jobs of a cluster (see
-            `pyrovae.training.sweep`). Many rows take less time so, with the same draws; each process takes seconds to
-            start, and memory of its own.
+            `pyrovae.training.sweep`), with the same draws; each process takes seconds to start, and memory of its own.
+            Importance sampling that takes long is compiled, and threads, one on each core, share the rows already
+            where the posterior draws normal or uniform numbers: processes save time where it draws others.
         progress: show a progress bar where it takes more than two seconds; with several jobs, that of the first.
 
     Returns:

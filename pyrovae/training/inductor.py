@@ -48,8 +48,8 @@ def compiled(graph: GraphModule, inputs: list[Tensor], *, one_core: bool = False
     elementary.teach()
     options = OPTIONS | ONE_CORE if one_core else OPTIONS
     with (
-        torch.no_grad(), together(), elementary.in_few_instructions(), keeping(graph), _remembered() as mode,
-        torch._inductor.config.patch(options), warnings.catch_warnings(),
+        torch.no_grad(), together(release=one_core), elementary.in_few_instructions(), keeping(graph),
+        _remembered() as mode, torch._inductor.config.patch(options), warnings.catch_warnings(),
     ):  # fmt: skip
         # Of torch, that it will change parts of torch.
         warnings.simplefilter("ignore", FutureWarning)

@@ -25,7 +25,7 @@ struct Released {
     ~Released() { PyEval_RestoreThread(state); }
 };
 """
-"""While a kernel is at work, other threads may be in Python."""
+"""While one of these is there, other threads may be in Python."""
 KERNEL = """
 namespace kernel_{index} {{
 {source}
@@ -37,7 +37,7 @@ static PyObject* call_{index}(PyObject*, PyObject* const* args, Py_ssize_t count
         if (count != {count}) throw std::runtime_error("expected {count} arguments");
         const std::tuple<{types}> given{{{arguments}}};
         {{
-            const Released released;
+            {release}
             std::apply(kernel_{index}::kernel, given);
         }}
         Py_RETURN_NONE;
@@ -78,9 +78,11 @@ def known() -> bool:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def together(*, release: bool) -> Iterator[None]:
     """Inside: Inductor compiles the kernels of a graph in as many files as it has compilers at work. In a file of its
     own, most of the time of a kernel is that of reading headers.
+
+    With ``release``, other threads need not wait for a kernel, which one has to take up Python again after it for.
 
     Inductor's parts are not public: where torch has others, or they fail, each kernel has its own file again; and where
     there is one compiler, as on a single core, for then Inductor waits for each file before it says what the next is.
@@ -99,7 +101,7 @@ def together() -> Iterator[None]:
         if len(ENTRY.findall(source)) != 1:
             return alone(self, argtypes, source)
         # The one that compiles a graph waits for all of its kernels, and goes.
-        return vars(self).setdefault("kernels", Kernels(self, alone)).add(argtypes, source)
+        return vars(self).setdefault("kernels", Kernels(self, alone, release)).add(argtypes, source)
 
     with mock.patch.object(AsyncCompile, "cpp_pybinding", cpp_pybinding):
         yield
@@ -108,8 +110,8 @@ def together() -> Iterator[None]:
 class Kernels:
     """What one ``AsyncCompile`` of Inductor's was given to compile, and ``alone``, how it does so."""
 
-    def __init__(self, compiler: Any, alone: Callable[..., Any]) -> None:  # noqa: ANN401 - an AsyncCompile
-        self.compiler, self.alone = compiler, alone
+    def __init__(self, compiler: Any, alone: Callable[..., Any], release: bool) -> None:  # noqa: ANN401 - an AsyncCompile
+        self.compiler, self.alone, self.release = compiler, alone, release
         self.given: list[tuple[list[str], str]] = []
 
     def add(self, argtypes: list[str], source: str) -> Any:  # noqa: ANN401 - a future of torch
@@ -127,7 +129,7 @@ class Kernels:
 
         files = min(get_compile_threads(), len(self.given))
         try:
-            waiting = [load(self.given[i::files]) for i in range(files)]
+            waiting = [load(self.given[i::files], self.release) for i in range(files)]
             found = [wait() for wait in waiting]
             return [found[i % files][i // files] for i in range(len(self.given))]
         except Exception:
@@ -135,7 +137,7 @@ class Kernels:
             return [future.result() for future in futures]
 
 
-def load(kernels: Sequence[tuple[list[str], str]]) -> Callable[[], Sequence[Callable[..., None]]]:
+def load(kernels: Sequence[tuple[list[str], str]], release: bool) -> Callable[[], Sequence[Callable[..., None]]]:
     """Start to compile a file of some kernels; what is returned waits for their functions."""
     from torch._inductor.async_compile import AsyncCompile
     from torch._inductor.codecache import CppPythonBindingsCodeCache
@@ -146,7 +148,8 @@ def load(kernels: Sequence[tuple[list[str], str]]) -> Callable[[], Sequence[Call
         sources.append(KERNEL.format(index=index, source=body))
         types = [argtype.replace("const ", "") for argtype in argtypes]
         arguments = ", ".join(f"parse_arg<{name}>(args, {i})" for i, name in enumerate(types))
-        calls.append(CALL.format(index=index, count=len(types), types=", ".join(types), arguments=arguments))
+        settings = {"count": len(types), "types": ", ".join(types), "arguments": arguments}
+        calls.append(CALL.format(index=index, release="const Released released;" if release else "", **settings))
     methods = ", ".join(f"&method_{index}" for index in range(len(kernels)))
     calls.append(ALL.format(count=len(kernels), methods=methods))
     parts = {

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pyrovae.training import inductor
+from pyrovae.training.kernels import known
 from pyrovae.training.traced import Apart, Traced
 
 
@@ -98,8 +99,8 @@ def test_python_goes_on_while_a_kernel_is_at_work():
     """Machine code, on one core, that other threads need not wait for."""
     from torch._inductor.async_compile import get_compile_threads
 
-    if get_compile_threads() <= 1:
-        pytest.skip("with one compiler each kernel has a file of torch's own, which holds Python")
+    if not known() or get_compile_threads() <= 1:
+        pytest.skip("each kernel has a file of torch's own, and holds Python while it is at work")
 
     def long(a):
         noise = torch.empty(40).normal_()
