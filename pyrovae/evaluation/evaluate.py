@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -140,20 +141,20 @@ def evaluate(
 
     def columns_of(share: Share) -> list[dict[str, Tensor]]:
         found = []
-        for _, terms in importance_terms(
-            vae, x, condition, num_samples, seed=seed, chunk=chunk, share=share, progress=progress
-        ):
-            estimate = log_mean_weight(terms.log_weights)
-            part = {
-                "elbo": terms.log_weights.mean(0),
-                "reconstruction": terms.reconstruction.mean(0),
-                "kl": terms.kl.mean(0),
-                "log_marginal": estimate.value,
-                "log_marginal_standard_error": estimate.standard_error,
-                "k_hat": k_hat(terms.log_weights),
-                "ess": (2 * terms.log_weights.logsumexp(0) - (2 * terms.log_weights).logsumexp(0)).exp(),
-            }
-            found.append({name: values.double().cpu() for name, values in part.items()})
+        every = importance_terms(vae, x, condition, num_samples, seed=seed, chunk=chunk, share=share, progress=progress)
+        with closing(every):
+            for _, terms in every:
+                estimate = log_mean_weight(terms.log_weights)
+                part = {
+                    "elbo": terms.log_weights.mean(0),
+                    "reconstruction": terms.reconstruction.mean(0),
+                    "kl": terms.kl.mean(0),
+                    "log_marginal": estimate.value,
+                    "log_marginal_standard_error": estimate.standard_error,
+                    "k_hat": k_hat(terms.log_weights),
+                    "ess": (2 * terms.log_weights.logsumexp(0) - (2 * terms.log_weights).logsumexp(0)).exp(),
+                }
+                found.append({name: values.double().cpu() for name, values in part.items()})
         return found
 
     parts = by_shares(columns_of, n_jobs)

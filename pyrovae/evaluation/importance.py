@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -129,15 +130,18 @@ def importance_terms(
         trusted(),
         tqdm(total=total, disable=not share.shown(progress), unit="row", desc="importance sampling", delay=2) as bar,
     ):
-        results = _Task(vae, groups, min(step, total), draws, num_samples, total, seed, bar).results()
-        for (rows, _, _), result in zip(groups, results, strict=True):
-            wrong = ~(result.log_weights.amax(0) < torch.inf)
-            if wrong.any():
-                row = rows.start + int(wrong.nonzero()[0])
-                raise FloatingPointError(
-                    f"expected finite log-weights, got nan or inf at row {row}: the model's densities overflow there"
-                )
-            yield rows, result
+        task = _Task(vae, groups, min(step, total), draws, num_samples, total, seed, bar)
+        # Not when an error and its frames are forgotten: threads would stay until then.
+        with closing(task.results()) as results:
+            for (rows, _, _), result in zip(groups, results, strict=True):
+                wrong = ~(result.log_weights.amax(0) < torch.inf)
+                if wrong.any():
+                    row = rows.start + int(wrong.nonzero()[0])
+                    raise FloatingPointError(
+                        f"expected finite log-weights, got nan or inf at row {row}: the model's densities overflow "
+                        "there"
+                    )
+                yield rows, result
 
 
 def _equal_parts(num_samples: int, chunk: int) -> int:

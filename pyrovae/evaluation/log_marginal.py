@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import torch
 from torch import Tensor
 
@@ -89,12 +91,12 @@ def log_marginal(
 
     def estimates(share: Share) -> list[LogMarginal]:
         found = []
-        for _, terms in importance_terms(
-            vae, x, condition, num_samples, seed=seed, chunk=chunk, share=share, progress=progress
-        ):
-            raw = log_mean_weight(terms.log_weights)
-            smoothed = log_mean_weight(smooth(terms.log_weights).log_weights) if method == "psis" else raw
-            found.append(LogMarginal(smoothed.value, raw.standard_error))
+        every = importance_terms(vae, x, condition, num_samples, seed=seed, chunk=chunk, share=share, progress=progress)
+        with closing(every):
+            for _, terms in every:
+                raw = log_mean_weight(terms.log_weights)
+                smoothed = log_mean_weight(smooth(terms.log_weights).log_weights) if method == "psis" else raw
+                found.append(LogMarginal(smoothed.value, raw.standard_error))
         return found
 
     return LogMarginal(*(torch.cat(part) for part in zip(*by_shares(estimates, n_jobs), strict=True)))

@@ -1,6 +1,7 @@
 """Threads that share work find what one would, and leave everything as it was."""
 
 import math
+import sys
 import threading
 import time
 
@@ -117,9 +118,11 @@ def test_a_posterior_whose_draws_depend_on_its_parameters_stays_in_one_thread(tw
 def test_the_row_of_a_weight_that_is_no_number_is_named(two_cores, ran, tiny):
     x = torch.randn(23, 3)
     x[19] = 3e38
-    with pytest.raises(FloatingPointError, match="at row 19:"):
+    with pytest.raises(FloatingPointError, match="at row 19:") as error:
         pyrovae.log_marginal(tiny(likelihood="gaussian"), x, num_samples=40, chunk=40, progress=False)
-    assert ran
+    # The threads have gone though the error, and with it all that was then, is still there.
+    assert ran and error.tb is not None and torch.get_num_threads() == 2
+    assert not any(thread.name.startswith("ThreadPool") for thread in threading.enumerate())
 
 
 def test_machine_code(two_cores, as_compiled, monkeypatch, tiny):
@@ -131,3 +134,19 @@ def test_machine_code(two_cores, as_compiled, monkeypatch, tiny):
     ours = pyrovae.log_marginal(vae, x, num_samples=400, chunk=400, progress=False)
     assert len(as_compiled) == 1
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["log_marginal", "evaluate"])
+def test_what_stops_between_groups_leaves_all_as_it_was(two_cores, ran, monkeypatch, tiny, name):
+    """Such as an interrupt, whose frames Python keeps."""
+
+    def stop(log_weights):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules[f"pyrovae.evaluation.{name}"], "log_mean_weight", stop)
+    vae, x = tiny(likelihood="gaussian").train(), torch.randn(23, 3)
+    state = torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt) as error:
+        getattr(pyrovae, name)(vae, x, num_samples=40, chunk=40, progress=False)
+    assert ran and error.tb is not None and torch.get_num_threads() == 2
+    assert vae.training and torch.equal(torch.get_rng_state(), state)
