@@ -87,7 +87,7 @@ def test_what_cannot_be_traced_or_is_too_long_is_computed_all_the_same(graphs, m
 def test_without_a_compiler(monkeypatch, tiny):
     asked = []
 
-    def none(graph, inputs):
+    def none(graph, inputs, **options):
         asked.append(graph)
         raise RuntimeError("no compiler")
 

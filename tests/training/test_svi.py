@@ -311,7 +311,7 @@ def test_an_estimator_that_looks(tiny):
 
 
 def test_a_machine_without_a_compiler(tiny, monkeypatch):
-    def broken(*_):
+    def broken(*_, **options):
         raise RuntimeError("InvalidCxxCompiler: no working C++ compiler\nand more")
 
     monkeypatch.setattr(traced, "compiled", broken)
