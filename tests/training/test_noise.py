@@ -42,6 +42,13 @@ def rewritten(a):
     return first + noise.uniform_(), a
 
 
+def seen(a):
+    noise = torch.empty(40)
+    part = noise[:5]
+    noise.normal_()
+    return part + 1, noise * a
+
+
 count, table = torch.zeros(40), torch.zeros(3, 40)
 
 
@@ -54,8 +61,9 @@ count, table = torch.zeros(40), torch.zeros(3, 40)
         lambda a: (torch.empty(40).bernoulli_(a.sigmoid()),),
         lambda a: (a.clone().normal_(),),
         rewritten,
+        seen,
     ],
-    ids=["written", "written in part", "gamma", "probabilities", "memory of others", "twice"],
+    ids=["written", "written in part", "gamma", "probabilities", "memory of others", "twice", "memory seen"],
 )
 def test_where_tensors_decide_the_graph_draws(as_traced, function):
     a, traced = torch.randn(40), Traced(function, apart=True)
