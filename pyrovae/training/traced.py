@@ -158,12 +158,12 @@ class Traced:
         inputs.extend(draw(torch.Generator()) for draw in draws or ())
         try:
             machine = compiled(graph, inputs, one_core=draws is not None)
-            apart = disagreement(graph, machine, inputs)
+            wrong = disagreement(graph, machine, inputs)
         except Exception as error:
             raise _not_traceable(error) from error
-        if apart is not None:
+        if wrong is not None:
             raise NotTraceable(
-                f"torch {torch.__version__} compiles it to other numbers (by {apart:.2g} of what they are): try another"
+                f"torch {torch.__version__} compiles it to other numbers (by {wrong:.2g} of what they are): try another"
             )
         state = _State(modules, closed)
         if draws is not None:
